@@ -287,7 +287,7 @@ func (p *Predict) AppendInstances(dst []float32, columns int) (rows []float32, o
 			return dst, overflow, malformed("PredictRequest", protowire.ParseError(n))
 		}
 		b = b[n:]
-		before := len(dst)
+		got := 0
 		for len(v) > 0 {
 			num, typ, n := protowire.ConsumeTag(v)
 			if n < 0 {
@@ -308,17 +308,14 @@ func (p *Predict) AppendInstances(dst []float32, columns int) (rows []float32, o
 				}
 			}
 			v = v[n:]
-			if len(dst)-before+len(values)/8 > columns {
-				return dst, overflow, fmt.Errorf("%w: instance %d has more than %d values, the model has %d features", ErrRequest, row, columns, columns)
-			}
-			for ; len(values) > 0; values = values[8:] {
+			for got += len(values) / 8; len(values) > 0 && got <= columns; values = values[8:] {
 				var ok bool
 				if dst, ok = appendNarrowed(dst, binary.LittleEndian.Uint64(values)); !ok && overflow < 0 {
 					overflow = len(dst) - 1 - start
 				}
 			}
 		}
-		if got := len(dst) - before; got != columns {
+		if got != columns {
 			return dst, overflow, fmt.Errorf("%w: instance %d has %d values, the model has %d features", ErrRequest, row, got, columns)
 		}
 		row++
