@@ -1,0 +1,12 @@
+package plugin
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// redirect makes to the same open file as from.
+func redirect(from, to *os.File) error {
+	return unix.Dup3(int(from.Fd()), int(to.Fd()), 0)
+}
