@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+func drainCommand() *cobra.Command {
+	var (
+		c     control
+		drain time.Duration
+		js    bool
+	)
+	cmd := &cobra.Command{
+		Use:   "drain REPLICA",
+		Short: "Take a replica out without losing a request",
+		Long: "Take a replica out: it gets no new requests, finishes those that it has, and stops. The command returns\n" +
+			"when it has stopped. A replica that the balancer spawned is replaced; `coppice scale` changes their number.",
+		Example: "  coppice drain r1\n  coppice drain r1 --drain-timeout 2m",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if drain <= 0 {
+				return usageError("--drain-timeout is %v, it must be positive", drain)
+			}
+			if !cmd.Flags().Changed("timeout") {
+				c.timeout = drain + 10*time.Second
+			}
+			var res *coppicev1.DrainResponse
+			err := c.call(cmd.Context(), func(ctx context.Context, b coppicev1.BalancerServiceClient) (err error) {
+				res, err = b.Drain(ctx, &coppicev1.DrainRequest{Replica: args[0], Timeout: durationpb.New(drain)})
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if js {
+				return printProto(cmd.OutOrStdout(), res)
+			}
+			if n := res.GetAbandoned(); n > 0 {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s stopped; %d requests were not done in time and went to other replicas\n", args[0], n)
+			} else {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s drained and stopped\n", args[0])
+			}
+			return err
+		},
+	}
+	c.flags(cmd)
+	cmd.Flags().DurationVar(&drain, "drain-timeout", 30*time.Second, "how long requests in flight may take")
+	cmd.Flags().BoolVar(&js, "json", false, "print JSON")
+	return cmd
+}
