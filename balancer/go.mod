@@ -4,14 +4,19 @@ go 1.26.0
 
 require (
 	github.com/coppice-mesh/coppice/proto v0.0.0
-	github.com/coppice-mesh/coppice/telemetry v0.0.0
-	github.com/coppice-mesh/coppice/replica/forest v0.0.0
 	github.com/coppice-mesh/coppice/replica v0.0.0
+	github.com/coppice-mesh/coppice/replica/forest v0.0.0
+	github.com/coppice-mesh/coppice/telemetry v0.0.0
+)
+
+require (
+	github.com/google/go-cmp v0.7.0 // indirect
+	go.uber.org/goleak v1.3.0 // indirect
 )
 
 replace (
 	github.com/coppice-mesh/coppice/proto => ../proto
-	github.com/coppice-mesh/coppice/telemetry => ../telemetry
-	github.com/coppice-mesh/coppice/replica/forest => ../replica/forest
 	github.com/coppice-mesh/coppice/replica => ../replica
+	github.com/coppice-mesh/coppice/replica/forest => ../replica/forest
+	github.com/coppice-mesh/coppice/telemetry => ../telemetry
 )
