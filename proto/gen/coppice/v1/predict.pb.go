@@ -193,6 +193,174 @@ func (Work) EnumDescriptor() ([]byte, []int) {
 	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{2}
 }
 
+type ListModelsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListModelsRequest) Reset() {
+	*x = ListModelsRequest{}
+	mi := &file_coppice_v1_predict_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListModelsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListModelsRequest) ProtoMessage() {}
+
+func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coppice_v1_predict_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
+func (*ListModelsRequest) Descriptor() ([]byte, []int) {
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{0}
+}
+
+type ListModelsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted by name.
+	Models        []*ModelInfo `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListModelsResponse) Reset() {
+	*x = ListModelsResponse{}
+	mi := &file_coppice_v1_predict_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListModelsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListModelsResponse) ProtoMessage() {}
+
+func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coppice_v1_predict_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
+func (*ListModelsResponse) Descriptor() ([]byte, []int) {
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListModelsResponse) GetModels() []*ModelInfo {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+// ModelInfo describes a model that is served.
+type ModelInfo struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Values in a row.
+	Features int64 `protobuf:"varint,3,opt,name=features,proto3" json:"features,omitempty"`
+	Outputs  int64 `protobuf:"varint,4,opt,name=outputs,proto3" json:"outputs,omitempty"`
+	Trees    int64 `protobuf:"varint,5,opt,name=trees,proto3" json:"trees,omitempty"`
+	// "classify" or "regress".
+	Task          string `protobuf:"bytes,6,opt,name=task,proto3" json:"task,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelInfo) Reset() {
+	*x = ModelInfo{}
+	mi := &file_coppice_v1_predict_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelInfo) ProtoMessage() {}
+
+func (x *ModelInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_coppice_v1_predict_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelInfo.ProtoReflect.Descriptor instead.
+func (*ModelInfo) Descriptor() ([]byte, []int) {
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ModelInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ModelInfo) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ModelInfo) GetFeatures() int64 {
+	if x != nil {
+		return x.Features
+	}
+	return 0
+}
+
+func (x *ModelInfo) GetOutputs() int64 {
+	if x != nil {
+		return x.Outputs
+	}
+	return 0
+}
+
+func (x *ModelInfo) GetTrees() int64 {
+	if x != nil {
+		return x.Trees
+	}
+	return 0
+}
+
+func (x *ModelInfo) GetTask() string {
+	if x != nil {
+		return x.Task
+	}
+	return ""
+}
+
 // PredictRequest asks one model about one or more rows, given either as instances or as a tensor.
 type PredictRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -217,7 +385,7 @@ type PredictRequest struct {
 
 func (x *PredictRequest) Reset() {
 	*x = PredictRequest{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[0]
+	mi := &file_coppice_v1_predict_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -229,7 +397,7 @@ func (x *PredictRequest) String() string {
 func (*PredictRequest) ProtoMessage() {}
 
 func (x *PredictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[0]
+	mi := &file_coppice_v1_predict_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -242,7 +410,7 @@ func (x *PredictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PredictRequest.ProtoReflect.Descriptor instead.
 func (*PredictRequest) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{0}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PredictRequest) GetModel() string {
@@ -304,7 +472,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[1]
+	mi := &file_coppice_v1_predict_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +484,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[1]
+	mi := &file_coppice_v1_predict_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +497,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{1}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Instance) GetValues() []float64 {
@@ -352,7 +520,7 @@ type Tensor struct {
 
 func (x *Tensor) Reset() {
 	*x = Tensor{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[2]
+	mi := &file_coppice_v1_predict_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +532,7 @@ func (x *Tensor) String() string {
 func (*Tensor) ProtoMessage() {}
 
 func (x *Tensor) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[2]
+	mi := &file_coppice_v1_predict_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +545,7 @@ func (x *Tensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tensor.ProtoReflect.Descriptor instead.
 func (*Tensor) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{2}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Tensor) GetDataType() DataType {
@@ -420,7 +588,7 @@ type PredictResponse struct {
 
 func (x *PredictResponse) Reset() {
 	*x = PredictResponse{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[3]
+	mi := &file_coppice_v1_predict_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -432,7 +600,7 @@ func (x *PredictResponse) String() string {
 func (*PredictResponse) ProtoMessage() {}
 
 func (x *PredictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[3]
+	mi := &file_coppice_v1_predict_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -445,7 +613,7 @@ func (x *PredictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PredictResponse.ProtoReflect.Descriptor instead.
 func (*PredictResponse) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{3}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PredictResponse) GetModel() string {
@@ -509,7 +677,7 @@ type Prediction struct {
 
 func (x *Prediction) Reset() {
 	*x = Prediction{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[4]
+	mi := &file_coppice_v1_predict_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +689,7 @@ func (x *Prediction) String() string {
 func (*Prediction) ProtoMessage() {}
 
 func (x *Prediction) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[4]
+	mi := &file_coppice_v1_predict_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +702,7 @@ func (x *Prediction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prediction.ProtoReflect.Descriptor instead.
 func (*Prediction) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{4}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Prediction) GetLabel() string {
@@ -585,7 +753,7 @@ type NamedTensor struct {
 
 func (x *NamedTensor) Reset() {
 	*x = NamedTensor{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[5]
+	mi := &file_coppice_v1_predict_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +765,7 @@ func (x *NamedTensor) String() string {
 func (*NamedTensor) ProtoMessage() {}
 
 func (x *NamedTensor) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[5]
+	mi := &file_coppice_v1_predict_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +778,7 @@ func (x *NamedTensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedTensor.ProtoReflect.Descriptor instead.
 func (*NamedTensor) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{5}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NamedTensor) GetName() string {
@@ -637,7 +805,7 @@ type PredictStreamRequest struct {
 
 func (x *PredictStreamRequest) Reset() {
 	*x = PredictStreamRequest{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[6]
+	mi := &file_coppice_v1_predict_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +817,7 @@ func (x *PredictStreamRequest) String() string {
 func (*PredictStreamRequest) ProtoMessage() {}
 
 func (x *PredictStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[6]
+	mi := &file_coppice_v1_predict_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +830,7 @@ func (x *PredictStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PredictStreamRequest.ProtoReflect.Descriptor instead.
 func (*PredictStreamRequest) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{6}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PredictStreamRequest) GetFrames() []*PredictFrame {
@@ -693,7 +861,7 @@ type PredictFrame struct {
 
 func (x *PredictFrame) Reset() {
 	*x = PredictFrame{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[7]
+	mi := &file_coppice_v1_predict_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +873,7 @@ func (x *PredictFrame) String() string {
 func (*PredictFrame) ProtoMessage() {}
 
 func (x *PredictFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[7]
+	mi := &file_coppice_v1_predict_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +886,7 @@ func (x *PredictFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PredictFrame.ProtoReflect.Descriptor instead.
 func (*PredictFrame) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{7}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PredictFrame) GetId() uint64 {
@@ -773,7 +941,7 @@ type PredictStreamResponse struct {
 
 func (x *PredictStreamResponse) Reset() {
 	*x = PredictStreamResponse{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[8]
+	mi := &file_coppice_v1_predict_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +953,7 @@ func (x *PredictStreamResponse) String() string {
 func (*PredictStreamResponse) ProtoMessage() {}
 
 func (x *PredictStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[8]
+	mi := &file_coppice_v1_predict_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +966,7 @@ func (x *PredictStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PredictStreamResponse.ProtoReflect.Descriptor instead.
 func (*PredictStreamResponse) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{8}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PredictStreamResponse) GetReplies() []*PredictReply {
@@ -820,7 +988,7 @@ type PredictReply struct {
 
 func (x *PredictReply) Reset() {
 	*x = PredictReply{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[9]
+	mi := &file_coppice_v1_predict_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +1000,7 @@ func (x *PredictReply) String() string {
 func (*PredictReply) ProtoMessage() {}
 
 func (x *PredictReply) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[9]
+	mi := &file_coppice_v1_predict_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +1013,7 @@ func (x *PredictReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PredictReply.ProtoReflect.Descriptor instead.
 func (*PredictReply) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{9}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PredictReply) GetId() uint64 {
@@ -880,7 +1048,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_coppice_v1_predict_proto_msgTypes[10]
+	mi := &file_coppice_v1_predict_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1060,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_coppice_v1_predict_proto_msgTypes[10]
+	mi := &file_coppice_v1_predict_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +1073,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{10}
+	return file_coppice_v1_predict_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Error) GetCode() int32 {
@@ -927,7 +1095,17 @@ var File_coppice_v1_predict_proto protoreflect.FileDescriptor
 const file_coppice_v1_predict_proto_rawDesc = "" +
 	"\n" +
 	"\x18coppice/v1/predict.proto\x12\n" +
-	"coppice.v1\"\x93\x02\n" +
+	"coppice.v1\"\x13\n" +
+	"\x11ListModelsRequest\"C\n" +
+	"\x12ListModelsResponse\x12-\n" +
+	"\x06models\x18\x01 \x03(\v2\x15.coppice.v1.ModelInfoR\x06models\"\x99\x01\n" +
+	"\tModelInfo\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
+	"\bfeatures\x18\x03 \x01(\x03R\bfeatures\x12\x18\n" +
+	"\aoutputs\x18\x04 \x01(\x03R\aoutputs\x12\x14\n" +
+	"\x05trees\x18\x05 \x01(\x03R\x05trees\x12\x12\n" +
+	"\x04task\x18\x06 \x01(\tR\x04task\"\x93\x02\n" +
 	"\x0ePredictRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x122\n" +
@@ -1000,10 +1178,12 @@ const file_coppice_v1_predict_proto_rawDesc = "" +
 	"WORK_LIGHT\x10\x01\x12\x0f\n" +
 	"\vWORK_MEDIUM\x10\x02\x12\x0e\n" +
 	"\n" +
-	"WORK_HEAVY\x10\x032\xae\x01\n" +
+	"WORK_HEAVY\x10\x032\xfb\x01\n" +
 	"\x0ePredictService\x12B\n" +
 	"\aPredict\x12\x1a.coppice.v1.PredictRequest\x1a\x1b.coppice.v1.PredictResponse\x12X\n" +
-	"\rPredictStream\x12 .coppice.v1.PredictStreamRequest\x1a!.coppice.v1.PredictStreamResponse(\x010\x01B@Z>github.com/coppice-mesh/coppice/proto/gen/coppice/v1;coppicev1b\x06proto3"
+	"\rPredictStream\x12 .coppice.v1.PredictStreamRequest\x1a!.coppice.v1.PredictStreamResponse(\x010\x01\x12K\n" +
+	"\n" +
+	"ListModels\x12\x1d.coppice.v1.ListModelsRequest\x1a\x1e.coppice.v1.ListModelsResponseB@Z>github.com/coppice-mesh/coppice/proto/gen/coppice/v1;coppicev1b\x06proto3"
 
 var (
 	file_coppice_v1_predict_proto_rawDescOnce sync.Once
@@ -1018,46 +1198,52 @@ func file_coppice_v1_predict_proto_rawDescGZIP() []byte {
 }
 
 var file_coppice_v1_predict_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_coppice_v1_predict_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_coppice_v1_predict_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_coppice_v1_predict_proto_goTypes = []any{
 	(DataType)(0),                 // 0: coppice.v1.DataType
 	(Output)(0),                   // 1: coppice.v1.Output
 	(Work)(0),                     // 2: coppice.v1.Work
-	(*PredictRequest)(nil),        // 3: coppice.v1.PredictRequest
-	(*Instance)(nil),              // 4: coppice.v1.Instance
-	(*Tensor)(nil),                // 5: coppice.v1.Tensor
-	(*PredictResponse)(nil),       // 6: coppice.v1.PredictResponse
-	(*Prediction)(nil),            // 7: coppice.v1.Prediction
-	(*NamedTensor)(nil),           // 8: coppice.v1.NamedTensor
-	(*PredictStreamRequest)(nil),  // 9: coppice.v1.PredictStreamRequest
-	(*PredictFrame)(nil),          // 10: coppice.v1.PredictFrame
-	(*PredictStreamResponse)(nil), // 11: coppice.v1.PredictStreamResponse
-	(*PredictReply)(nil),          // 12: coppice.v1.PredictReply
-	(*Error)(nil),                 // 13: coppice.v1.Error
+	(*ListModelsRequest)(nil),     // 3: coppice.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),    // 4: coppice.v1.ListModelsResponse
+	(*ModelInfo)(nil),             // 5: coppice.v1.ModelInfo
+	(*PredictRequest)(nil),        // 6: coppice.v1.PredictRequest
+	(*Instance)(nil),              // 7: coppice.v1.Instance
+	(*Tensor)(nil),                // 8: coppice.v1.Tensor
+	(*PredictResponse)(nil),       // 9: coppice.v1.PredictResponse
+	(*Prediction)(nil),            // 10: coppice.v1.Prediction
+	(*NamedTensor)(nil),           // 11: coppice.v1.NamedTensor
+	(*PredictStreamRequest)(nil),  // 12: coppice.v1.PredictStreamRequest
+	(*PredictFrame)(nil),          // 13: coppice.v1.PredictFrame
+	(*PredictStreamResponse)(nil), // 14: coppice.v1.PredictStreamResponse
+	(*PredictReply)(nil),          // 15: coppice.v1.PredictReply
+	(*Error)(nil),                 // 16: coppice.v1.Error
 }
 var file_coppice_v1_predict_proto_depIdxs = []int32{
-	4,  // 0: coppice.v1.PredictRequest.instances:type_name -> coppice.v1.Instance
-	5,  // 1: coppice.v1.PredictRequest.tensor:type_name -> coppice.v1.Tensor
-	1,  // 2: coppice.v1.PredictRequest.outputs:type_name -> coppice.v1.Output
-	2,  // 3: coppice.v1.PredictRequest.work:type_name -> coppice.v1.Work
-	0,  // 4: coppice.v1.Tensor.data_type:type_name -> coppice.v1.DataType
-	7,  // 5: coppice.v1.PredictResponse.predictions:type_name -> coppice.v1.Prediction
-	8,  // 6: coppice.v1.PredictResponse.tensors:type_name -> coppice.v1.NamedTensor
-	5,  // 7: coppice.v1.NamedTensor.tensor:type_name -> coppice.v1.Tensor
-	10, // 8: coppice.v1.PredictStreamRequest.frames:type_name -> coppice.v1.PredictFrame
-	3,  // 9: coppice.v1.PredictFrame.request:type_name -> coppice.v1.PredictRequest
-	12, // 10: coppice.v1.PredictStreamResponse.replies:type_name -> coppice.v1.PredictReply
-	6,  // 11: coppice.v1.PredictReply.response:type_name -> coppice.v1.PredictResponse
-	13, // 12: coppice.v1.PredictReply.error:type_name -> coppice.v1.Error
-	3,  // 13: coppice.v1.PredictService.Predict:input_type -> coppice.v1.PredictRequest
-	9,  // 14: coppice.v1.PredictService.PredictStream:input_type -> coppice.v1.PredictStreamRequest
-	6,  // 15: coppice.v1.PredictService.Predict:output_type -> coppice.v1.PredictResponse
-	11, // 16: coppice.v1.PredictService.PredictStream:output_type -> coppice.v1.PredictStreamResponse
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	5,  // 0: coppice.v1.ListModelsResponse.models:type_name -> coppice.v1.ModelInfo
+	7,  // 1: coppice.v1.PredictRequest.instances:type_name -> coppice.v1.Instance
+	8,  // 2: coppice.v1.PredictRequest.tensor:type_name -> coppice.v1.Tensor
+	1,  // 3: coppice.v1.PredictRequest.outputs:type_name -> coppice.v1.Output
+	2,  // 4: coppice.v1.PredictRequest.work:type_name -> coppice.v1.Work
+	0,  // 5: coppice.v1.Tensor.data_type:type_name -> coppice.v1.DataType
+	10, // 6: coppice.v1.PredictResponse.predictions:type_name -> coppice.v1.Prediction
+	11, // 7: coppice.v1.PredictResponse.tensors:type_name -> coppice.v1.NamedTensor
+	8,  // 8: coppice.v1.NamedTensor.tensor:type_name -> coppice.v1.Tensor
+	13, // 9: coppice.v1.PredictStreamRequest.frames:type_name -> coppice.v1.PredictFrame
+	6,  // 10: coppice.v1.PredictFrame.request:type_name -> coppice.v1.PredictRequest
+	15, // 11: coppice.v1.PredictStreamResponse.replies:type_name -> coppice.v1.PredictReply
+	9,  // 12: coppice.v1.PredictReply.response:type_name -> coppice.v1.PredictResponse
+	16, // 13: coppice.v1.PredictReply.error:type_name -> coppice.v1.Error
+	6,  // 14: coppice.v1.PredictService.Predict:input_type -> coppice.v1.PredictRequest
+	12, // 15: coppice.v1.PredictService.PredictStream:input_type -> coppice.v1.PredictStreamRequest
+	3,  // 16: coppice.v1.PredictService.ListModels:input_type -> coppice.v1.ListModelsRequest
+	9,  // 17: coppice.v1.PredictService.Predict:output_type -> coppice.v1.PredictResponse
+	14, // 18: coppice.v1.PredictService.PredictStream:output_type -> coppice.v1.PredictStreamResponse
+	4,  // 19: coppice.v1.PredictService.ListModels:output_type -> coppice.v1.ListModelsResponse
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_coppice_v1_predict_proto_init() }
@@ -1065,14 +1251,14 @@ func file_coppice_v1_predict_proto_init() {
 	if File_coppice_v1_predict_proto != nil {
 		return
 	}
-	file_coppice_v1_predict_proto_msgTypes[4].OneofWrappers = []any{}
+	file_coppice_v1_predict_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coppice_v1_predict_proto_rawDesc), len(file_coppice_v1_predict_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	PredictService_Predict_FullMethodName       = "/coppice.v1.PredictService/Predict"
 	PredictService_PredictStream_FullMethodName = "/coppice.v1.PredictService/PredictStream"
+	PredictService_ListModels_FullMethodName    = "/coppice.v1.PredictService/ListModels"
 )
 
 // PredictServiceClient is the client API for PredictService service.
@@ -42,6 +43,8 @@ type PredictServiceClient interface {
 	// to a message. Every request is answered exactly once. When the client half-closes, the stream ends
 	// after the last answer.
 	PredictStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PredictStreamRequest, PredictStreamResponse], error)
+	// ListModels says what is served.
+	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
 }
 
 type predictServiceClient struct {
@@ -75,6 +78,16 @@ func (c *predictServiceClient) PredictStream(ctx context.Context, opts ...grpc.C
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PredictService_PredictStreamClient = grpc.BidiStreamingClient[PredictStreamRequest, PredictStreamResponse]
 
+func (c *predictServiceClient) ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListModelsResponse)
+	err := c.cc.Invoke(ctx, PredictService_ListModels_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PredictServiceServer is the server API for PredictService service.
 // All implementations must embed UnimplementedPredictServiceServer
 // for forward compatibility.
@@ -92,6 +105,8 @@ type PredictServiceServer interface {
 	// to a message. Every request is answered exactly once. When the client half-closes, the stream ends
 	// after the last answer.
 	PredictStream(grpc.BidiStreamingServer[PredictStreamRequest, PredictStreamResponse]) error
+	// ListModels says what is served.
+	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
 	mustEmbedUnimplementedPredictServiceServer()
 }
 
@@ -107,6 +122,9 @@ func (UnimplementedPredictServiceServer) Predict(context.Context, *PredictReques
 }
 func (UnimplementedPredictServiceServer) PredictStream(grpc.BidiStreamingServer[PredictStreamRequest, PredictStreamResponse]) error {
 	return status.Error(codes.Unimplemented, "method PredictStream not implemented")
+}
+func (UnimplementedPredictServiceServer) ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListModels not implemented")
 }
 func (UnimplementedPredictServiceServer) mustEmbedUnimplementedPredictServiceServer() {}
 func (UnimplementedPredictServiceServer) testEmbeddedByValue()                        {}
@@ -154,6 +172,24 @@ func _PredictService_PredictStream_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PredictService_PredictStreamServer = grpc.BidiStreamingServer[PredictStreamRequest, PredictStreamResponse]
 
+func _PredictService_ListModels_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListModelsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PredictServiceServer).ListModels(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PredictService_ListModels_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PredictServiceServer).ListModels(ctx, req.(*ListModelsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PredictService_ServiceDesc is the grpc.ServiceDesc for PredictService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -164,6 +200,10 @@ var PredictService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Predict",
 			Handler:    _PredictService_Predict_Handler,
+		},
+		{
+			MethodName: "ListModels",
+			Handler:    _PredictService_ListModels_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
