@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 func statusCommand() *cobra.Command {
@@ -69,7 +67,7 @@ func printStatus(w io.Writer, s *coppicev1.StatusResponse, js, watch bool) error
 		return printJSON(w, statusJSON(s))
 	}
 	var b strings.Builder
-	if f, ok := w.(*os.File); watch && ok && term.IsTerminal(int(f.Fd())) {
+	if watch && isTerminal(w) {
 		b.WriteString("\x1b[H\x1b[2J")
 	}
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

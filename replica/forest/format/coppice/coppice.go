@@ -1,0 +1,334 @@
+// Package coppice reads and writes the .coppice file: the canonical form of a model, ready to be mapped.
+// docs/format.md in the repository specifies it byte by byte.
+package coppice
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+	"unsafe"
+
+	"github.com/coppice-mesh/coppice/replica/forest/engine"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// Version is the version of the format that this package reads and writes.
+const Version = 1
+
+const (
+	magic        = "COPPICE\x00"
+	headerBytes  = 64
+	entryBytes   = 32
+	alignment    = 64
+	maxSections  = 64
+	maxMetaBytes = 64 << 20
+	maxGolden    = 1 << 16 // rows
+
+	flagOptional = 1 << 0 // a reader that does not know the section skips it
+)
+
+// The sections, in the order in which they are written.
+var (
+	idMeta   = [4]byte{'M', 'E', 'T', 'A'}
+	idTrees  = [4]byte{'T', 'R', 'E', 'E'}
+	idSplits = [4]byte{'S', 'P', 'L', 'T'}
+	idLeaves = [4]byte{'L', 'E', 'A', 'F'}
+	idValues = [4]byte{'V', 'A', 'L', 'U'}
+	idIDs    = [4]byte{'L', 'F', 'I', 'D'}
+	idGolden = [4]byte{'G', 'O', 'L', 'D'}
+)
+
+// Errors about a file.
+var (
+	// ErrFormat is wrapped by errors about a file that is cut off, damaged or not what it says.
+	ErrFormat = errors.New("not a valid .coppice file")
+	// ErrVersion is wrapped by the error about a file of another version.
+	ErrVersion = errors.New("unsupported .coppice version")
+	// ErrGolden is wrapped by the error about a model that does not give the outputs that it promises.
+	ErrGolden = errors.New("golden rows differ")
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// nativeLittleEndian tells whether arrays of the file can be used as they lie.
+var nativeLittleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
+
+// meta is the META section.
+type meta struct {
+	model.Meta
+	Outputs int `json:"outputs"`
+	Depth   int `json:"depth"`
+}
+
+// Detect tells whether a file begins like a .coppice file.
+func Detect(head []byte) bool { return bytes.HasPrefix(head, []byte(magic)) }
+
+// Encode writes a model. Equal models give equal bytes.
+func Encode(w io.Writer, m *model.Model) error {
+	if err := m.Validate(); err != nil {
+		return err
+	}
+	text, err := json.Marshal(meta{Meta: m.Meta, Outputs: m.Forest.Outputs, Depth: m.Forest.Depth})
+	if err != nil {
+		return err
+	}
+	type section struct {
+		id    [4]byte
+		flags uint32
+		data  []byte
+	}
+	sections := []section{
+		{idMeta, 0, text},
+		{idTrees, 0, toBytes(m.Forest.Trees)},
+		{idSplits, 0, toBytes(m.Forest.Splits)},
+		{idLeaves, 0, toBytes(m.Forest.Leaves)},
+		{idValues, 0, toBytes(m.Forest.Values)},
+	}
+	if m.Forest.LeafIDs != nil {
+		sections = append(sections, section{idIDs, 0, toBytes(m.Forest.LeafIDs)})
+	}
+	if len(m.Golden.Rows) > 0 {
+		golden := toBytes(m.Golden.Rows)
+		golden = append(golden[:len(golden):len(golden)], make([]byte, pad(len(golden), 8))...)
+		sections = append(sections, section{idGolden, flagOptional, append(golden, toBytes(m.Golden.Outputs)...)})
+	}
+
+	head := make([]byte, headerBytes+len(sections)*entryBytes)
+	at := len(head) + pad(len(head), alignment)
+	for i, s := range sections {
+		e := head[headerBytes+i*entryBytes:]
+		copy(e, s.id[:])
+		binary.LittleEndian.PutUint32(e[4:], s.flags)
+		binary.LittleEndian.PutUint64(e[8:], uint64(at))
+		binary.LittleEndian.PutUint64(e[16:], uint64(len(s.data)))
+		binary.LittleEndian.PutUint32(e[24:], crc32.Checksum(s.data, castagnoli))
+		at += len(s.data) + pad(len(s.data), alignment)
+	}
+	copy(head, magic)
+	binary.LittleEndian.PutUint32(head[8:], Version)
+	binary.LittleEndian.PutUint32(head[12:], uint32(len(sections)))
+	binary.LittleEndian.PutUint64(head[16:], uint64(at))
+	binary.LittleEndian.PutUint32(head[24:], crc32.Checksum(head, castagnoli))
+
+	zero := make([]byte, alignment)
+	write := func(b []byte) {
+		if err == nil {
+			_, err = w.Write(b)
+		}
+		if err == nil {
+			_, err = w.Write(zero[:pad(len(b), alignment)])
+		}
+	}
+	write(head)
+	for _, s := range sections {
+		write(s.data)
+	}
+	return err
+}
+
+// pad is the number of bytes from n to the next multiple of align.
+func pad(n, align int) int { return (align - n%align) % align }
+
+// Decode reads a model from the bytes of a file. Its arrays lie in data, which must not change, where they are
+// aligned for it; nothing but the description is copied then. The whole file is checked: checksums,
+// structure, and that the golden rows give their outputs. Errors wrap ErrFormat, ErrVersion, ErrGolden or
+// model.ErrInvalid.
+func Decode(data []byte) (*model.Model, error) {
+	sections, err := table(data)
+	if err != nil {
+		return nil, err
+	}
+	var m model.Model
+	text, ok := sections[idMeta]
+	if !ok {
+		return nil, fmt.Errorf("%w: section META is missing", ErrFormat)
+	}
+	if len(text) > maxMetaBytes {
+		return nil, fmt.Errorf("%w: section META has %d bytes, at most %d are read", ErrFormat, len(text), maxMetaBytes)
+	}
+	var d meta
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&d); err != nil {
+		return nil, fmt.Errorf("%w: section META: %w", ErrFormat, err)
+	}
+	if dec.More() {
+		return nil, fmt.Errorf("%w: section META: something follows its object", ErrFormat)
+	}
+	m.Meta, m.Forest.Outputs, m.Forest.Depth = d.Meta, d.Outputs, d.Depth
+	for _, s := range []struct {
+		id   [4]byte
+		into func([]byte) error
+		need bool
+	}{
+		{idTrees, array(&m.Forest.Trees), true},
+		{idSplits, array(&m.Forest.Splits), true},
+		{idLeaves, array(&m.Forest.Leaves), true},
+		{idValues, array(&m.Forest.Values), true},
+		{idIDs, array(&m.Forest.LeafIDs), false},
+	} {
+		b, ok := sections[s.id]
+		if !ok && s.need {
+			return nil, fmt.Errorf("%w: section %s is missing", ErrFormat, s.id[:])
+		}
+		if ok {
+			if err := s.into(b); err != nil {
+				return nil, fmt.Errorf("%w: section %s: %w", ErrFormat, s.id[:], err)
+			}
+		}
+	}
+	if b, ok := sections[idGolden]; ok {
+		if err := golden(&m, b); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	if err := checkGolden(&m); err != nil {
+		return nil, err
+	}
+	return &m, nil
+}
+
+// table checks the header and the checksums and finds the sections.
+func table(data []byte) (map[[4]byte][]byte, error) {
+	if len(data) < headerBytes {
+		return nil, fmt.Errorf("%w: it has %d bytes, the header alone has %d", ErrFormat, len(data), headerBytes)
+	}
+	if !Detect(data) {
+		return nil, fmt.Errorf("%w: it does not begin with %q", ErrFormat, magic)
+	}
+	if v := binary.LittleEndian.Uint32(data[8:]); v != Version {
+		return nil, fmt.Errorf("%w: the file has version %d, this program reads version %d", ErrVersion, v, Version)
+	}
+	n := binary.LittleEndian.Uint32(data[12:])
+	if n > maxSections {
+		return nil, fmt.Errorf("%w: %d sections, at most %d are read", ErrFormat, n, maxSections)
+	}
+	if size := binary.LittleEndian.Uint64(data[16:]); size != uint64(len(data)) {
+		return nil, fmt.Errorf("%w: it has %d bytes, its header says %d", ErrFormat, len(data), size)
+	}
+	end := headerBytes + int(n)*entryBytes
+	if end > len(data) {
+		return nil, fmt.Errorf("%w: it has %d bytes, its table of %d sections ends at %d", ErrFormat, len(data), n, end)
+	}
+	head := bytes.Clone(data[:end])
+	clear(head[24:28])
+	if got, want := crc32.Checksum(head, castagnoli), binary.LittleEndian.Uint32(data[24:]); got != want {
+		return nil, fmt.Errorf("%w: the header's checksum is %08x, it says %08x", ErrFormat, got, want)
+	}
+	sections := map[[4]byte][]byte{}
+	for i := range int(n) {
+		e := data[headerBytes+i*entryBytes:]
+		id := [4]byte(e[:4])
+		flags := binary.LittleEndian.Uint32(e[4:])
+		offset, length := binary.LittleEndian.Uint64(e[8:]), binary.LittleEndian.Uint64(e[16:])
+		if offset%alignment != 0 || offset < uint64(end) || offset > uint64(len(data)) || length > uint64(len(data))-offset {
+			return nil, fmt.Errorf("%w: section %q has %d bytes at %d, in a file of %d bytes", ErrFormat, id[:], length, offset, len(data))
+		}
+		if _, twice := sections[id]; twice {
+			return nil, fmt.Errorf("%w: section %q is there twice", ErrFormat, id[:])
+		}
+		if !known(id) {
+			if flags&flagOptional == 0 {
+				return nil, fmt.Errorf("%w: section %q is needed to read it and unknown to this program", ErrVersion, id[:])
+			}
+			continue
+		}
+		b := data[offset : offset+length : offset+length]
+		if got, want := crc32.Checksum(b, castagnoli), binary.LittleEndian.Uint32(e[24:]); got != want {
+			return nil, fmt.Errorf("%w: section %s at byte %d: the checksum is %08x, the table says %08x", ErrFormat, id[:], offset, got, want)
+		}
+		sections[id] = b
+	}
+	return sections, nil
+}
+
+func known(id [4]byte) bool {
+	switch id {
+	case idMeta, idTrees, idSplits, idLeaves, idValues, idIDs, idGolden:
+		return true
+	}
+	return false
+}
+
+func golden(m *model.Model, b []byte) error {
+	row := 4 * m.Meta.Features
+	if m.Meta.Features < 1 || m.Meta.Features > model.MaxFeatures || m.Forest.Outputs < 1 || m.Forest.Outputs > model.MaxOutputs {
+		return nil // Validate says it better
+	}
+	for n := 1; n <= maxGolden; n++ {
+		rows := n * row
+		rows += pad(rows, 8)
+		if size := rows + 8*n*m.Forest.Outputs; size == len(b) {
+			if err := array(&m.Golden.Rows)(b[:n*row]); err != nil {
+				return err
+			}
+			return array(&m.Golden.Outputs)(b[rows:])
+		} else if size > len(b) {
+			break
+		}
+	}
+	return fmt.Errorf("%w: section GOLD has %d bytes, which is no number of rows of %d features and %d outputs", ErrFormat, len(b), m.Meta.Features, m.Forest.Outputs)
+}
+
+// checkGolden evaluates the golden rows by the reference.
+func checkGolden(m *model.Model) error {
+	got := make([]float64, len(m.Golden.Outputs))
+	engine.Kernels[0].New(&m.Forest).Scores(got, m.Golden.Rows, m.Meta.Features)
+	for i, want := range m.Golden.Outputs {
+		if math.Float64bits(got[i]) != math.Float64bits(want) {
+			return fmt.Errorf("%w: row %d, output %d is %v, the file says %v", ErrGolden, i/m.Forest.Outputs, i%m.Forest.Outputs, got[i], want)
+		}
+	}
+	return nil
+}
+
+// element is what the arrays of the file hold: 4-byte words in all but float64.
+type element interface {
+	model.Tree | model.Split | uint32 | float32 | float64
+}
+
+// array makes *into the array that lies in a section.
+func array[T element](into *[]T) func([]byte) error {
+	return func(b []byte) error {
+		var zero T
+		size := int(unsafe.Sizeof(zero))
+		if len(b)%size != 0 {
+			return fmt.Errorf("%d bytes are not whole entries of %d", len(b), size)
+		}
+		n := len(b) / size
+		if n == 0 {
+			*into = []T{}
+			return nil
+		}
+		if nativeLittleEndian && uintptr(unsafe.Pointer(&b[0]))%unsafe.Alignof(zero) == 0 {
+			*into = unsafe.Slice((*T)(unsafe.Pointer(&b[0])), n)
+			return nil
+		}
+		out := make([]T, n)
+		if err := binary.Read(bytes.NewReader(b), binary.LittleEndian, out); err != nil {
+			return err
+		}
+		*into = out
+		return nil
+	}
+}
+
+// toBytes is an array as it lies in the file. The bytes may be the array's own.
+func toBytes[T element](v []T) []byte {
+	if len(v) == 0 {
+		return nil
+	}
+	if nativeLittleEndian {
+		return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), len(v)*int(unsafe.Sizeof(v[0])))
+	}
+	b, _ := binary.Append(nil, binary.LittleEndian, v) // fixed sizes do not fail
+	return b
+}

@@ -1,0 +1,4 @@
+module github.com/coppice-mesh/coppice/replica/forest
+
+go 1.26.0
+

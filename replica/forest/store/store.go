@@ -1,0 +1,244 @@
+// Package store keeps models in a directory, in their canonical form, under the SHA-256 of their content.
+//
+// A model is served from here and never from the file that a user gave: that file may be overwritten or cut
+// while it is mapped, which would change answers or end the process. What is here is read-only, and was
+// validated before it got its name.
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/coppice-mesh/coppice/replica/forest"
+	"github.com/coppice-mesh/coppice/replica/forest/format"
+	"github.com/coppice-mesh/coppice/replica/forest/format/coppice"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// VersionDigits is the length of the beginning of the SHA-256 that is a model's version.
+const VersionDigits = 16
+
+// Errors of a store.
+var (
+	// ErrNotFound is wrapped by the error about a model that is not in the store.
+	ErrNotFound = errors.New("model is not in the store")
+	// ErrHash is wrapped by the error about content that is not what its name says.
+	ErrHash = errors.New("content does not have its hash")
+)
+
+// Store is a directory of models. Several processes may use it at once.
+type Store struct{ dir string }
+
+// Entry is a model in a store.
+type Entry struct {
+	SHA256  string // of the canonical file, hex
+	Version string // its first VersionDigits digits
+	Path    string // of the canonical file
+	Bytes   int64
+	Info    forest.Info
+	Cost    int
+}
+
+// New names a store in a state directory. Nothing is created before something is added.
+func New(stateDir string) *Store { return &Store{dir: filepath.Join(stateDir, "models")} }
+
+// AddFile imports a model file of any known format. The file is read once; what becomes of it later does not
+// matter. A source that was imported before is found again by its SHA-256.
+func (s *Store) AddFile(path string) (*Entry, error) {
+	data, err := format.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	source := sha256.Sum256(data)
+	if e, err := s.imported(source); err == nil {
+		return e, nil
+	}
+	m, err := format.Import(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if !coppice.Detect(data) && m.Meta.Source.SHA256 == "" {
+		m.Meta.Source.SHA256 = hex.EncodeToString(source[:])
+	}
+	e, err := s.Add(m)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.write(s.sourcePath(source), []byte(e.SHA256)); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Add stores a model.
+func (s *Store) Add(m *model.Model) (*Entry, error) {
+	var b bytes.Buffer
+	if err := coppice.Encode(&b, m); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(b.Bytes())
+	hash := hex.EncodeToString(sum[:])
+	if err := s.write(s.path(hash), b.Bytes()); err != nil {
+		return nil, err
+	}
+	return entry(hash, s.path(hash), int64(b.Len()), m), nil
+}
+
+// Put stores a canonical file that comes from elsewhere, at most maxBytes of it. It is refused with ErrHash
+// unless its SHA-256 is hash, and validated as any other.
+func (s *Store) Put(hash string, r io.Reader, maxBytes int64) error {
+	if err := checkHash(hash); err != nil {
+		return err
+	}
+	data, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
+	if err != nil {
+		return err
+	}
+	if int64(len(data)) > maxBytes {
+		return fmt.Errorf("model %s: %w: more than %d bytes", hash, format.ErrTooLarge, maxBytes)
+	}
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != hash {
+		return fmt.Errorf("model %s: %w: it is %x", hash, ErrHash, sum)
+	}
+	if _, err := coppice.Decode(data); err != nil {
+		return fmt.Errorf("model %s: %w", hash, err)
+	}
+	return s.write(s.path(hash), data)
+}
+
+// Has tells whether a model is in the store.
+func (s *Store) Has(hash string) bool {
+	if checkHash(hash) != nil {
+		return false
+	}
+	_, err := os.Stat(s.path(hash))
+	return err == nil
+}
+
+// Reader opens the canonical file of a model for reading.
+func (s *Store) Reader(hash string) (io.ReadCloser, error) {
+	if err := checkHash(hash); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(s.path(hash))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, hash)
+	}
+	return f, err
+}
+
+// Mapped is a model whose arrays lie in a mapped file. It must not be used after Close.
+type Mapped struct {
+	*forest.Model
+	unmap func() error
+}
+
+// Close gives the mapping back.
+func (m *Mapped) Close() error { return m.unmap() }
+
+// Open maps a model, and validates it: its checksums, its structure and its golden rows.
+func (s *Store) Open(hash string) (*Mapped, error) {
+	if err := checkHash(hash); err != nil {
+		return nil, err
+	}
+	data, unmap, err := mapFile(s.path(hash))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, hash)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := coppice.Decode(data)
+	if err != nil {
+		_ = unmap()
+		return nil, fmt.Errorf("%s: %w", s.path(hash), err)
+	}
+	return &Mapped{forest.New(m), unmap}, nil
+}
+
+func entry(hash, path string, bytes int64, m *model.Model) *Entry {
+	f := forest.New(m)
+	return &Entry{SHA256: hash, Version: hash[:VersionDigits], Path: path, Bytes: bytes, Info: f.Info(), Cost: f.Cost()}
+}
+
+// imported finds the model that a source file became.
+func (s *Store) imported(source [sha256.Size]byte) (*Entry, error) {
+	b, err := os.ReadFile(s.sourcePath(source))
+	if err != nil {
+		return nil, err
+	}
+	hash := string(b)
+	m, err := s.Open(hash)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	info, err := os.Stat(s.path(hash))
+	if err != nil {
+		return nil, err
+	}
+	return &Entry{SHA256: hash, Version: hash[:VersionDigits], Path: s.path(hash), Bytes: info.Size(), Info: m.Info(), Cost: m.Cost()}, nil
+}
+
+func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash+".coppice") }
+
+// importer is part of the name under which an import is found again: it changes when an importer does.
+const importer = "1"
+
+func (s *Store) sourcePath(sum [sha256.Size]byte) string {
+	return filepath.Join(s.dir, "source-"+importer+"-"+hex.EncodeToString(sum[:]))
+}
+
+var hashes = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// checkHash keeps names that come from elsewhere from being paths.
+func checkHash(hash string) error {
+	if !hashes.MatchString(hash) {
+		return fmt.Errorf("%w: %.80q is not a SHA-256", ErrNotFound, hash)
+	}
+	return nil
+}
+
+// write puts a file in place, whole or not at all, read-only.
+func (s *Store) write(path string, data []byte) error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	if old, err := os.Stat(path); err == nil && old.Size() == int64(len(data)) {
+		return nil // the name says what is in it
+	}
+	f, err := os.CreateTemp(s.dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // does nothing once it is renamed
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o400)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("%s could not be written: %w", path, err)
+	}
+	dir, err := os.Open(s.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
