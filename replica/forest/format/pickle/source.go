@@ -1,0 +1,187 @@
+package pickle
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Source gives the bytes of a pickle: of memory, without copying, or of a stream.
+type Source struct {
+	mem   []byte // what is left, when r is nil
+	r     io.Reader
+	read  int64
+	limit int64  // most bytes that r may give
+	buf   []byte // bytes of r that were fetched and not yet given
+	chunk []byte // backs buf
+	err   error  // what ended r
+}
+
+// streamChunk is how many bytes a stream is asked for at a time, and by how much a buffer grows for
+// bytes whose number only the input claims.
+const streamChunk = 64 << 10
+
+// FromBytes reads from data. Values may alias it.
+func FromBytes(data []byte) *Source { return &Source{mem: data} }
+
+// FromReader reads from r, at most limit bytes: a stream that goes on is refused with ErrLimit. What r
+// returns other than io.EOF becomes part of the error.
+func FromReader(r io.Reader, limit int64) *Source {
+	return &Source{r: r, limit: limit, chunk: make([]byte, streamChunk)}
+}
+
+// Consumed is the number of bytes given so far.
+func (s *Source) Consumed() int64 { return s.read }
+
+// fill fetches more of the stream into an empty buf. It returns an error only when there is nothing more.
+func (s *Source) fill() error {
+	for len(s.buf) == 0 {
+		if s.err != nil {
+			return s.err
+		}
+		if s.r == nil {
+			return io.EOF
+		}
+		var n int
+		n, s.err = s.r.Read(s.chunk)
+		s.buf = s.chunk[:n]
+	}
+	if int64(len(s.buf)) > s.limit-s.read {
+		return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrLimit, s.limit)
+	}
+	return nil
+}
+
+// short turns the end of the input into an error about the value that is cut.
+func short(err error, what string) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: the file ends inside %s", ErrMalformed, what)
+	}
+	if errors.Is(err, ErrLimit) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrMalformed, err)
+}
+
+// byte gives the next byte.
+func (s *Source) byte(what string) (byte, error) {
+	if s.r == nil {
+		if len(s.mem) == 0 {
+			return 0, short(io.EOF, what)
+		}
+		c := s.mem[0]
+		s.mem = s.mem[1:]
+		s.read++
+		return c, nil
+	}
+	if len(s.buf) == 0 {
+		if err := s.fill(); err != nil {
+			return 0, short(err, what)
+		}
+	}
+	c := s.buf[0]
+	s.buf = s.buf[1:]
+	s.read++
+	return c, nil
+}
+
+// take gives the next n bytes, which the caller owns or may only read, see FromBytes. It allocates no
+// more than the input has.
+func (s *Source) take(n uint64, what string) ([]byte, error) {
+	if s.r == nil {
+		if n > uint64(len(s.mem)) {
+			return nil, fmt.Errorf("%w: %s claims %d bytes, %d are left", ErrMalformed, what, n, len(s.mem))
+		}
+		b := s.mem[:n:n]
+		s.mem = s.mem[n:]
+		s.read += int64(n)
+		return b, nil
+	}
+	if n > uint64(s.limit-s.read) {
+		return nil, fmt.Errorf("%w: %s claims %d bytes, at most %d may follow", ErrLimit, what, n, s.limit-s.read)
+	}
+	out := make([]byte, 0, min(n, streamChunk))
+	for uint64(len(out)) < n {
+		if len(s.buf) == 0 {
+			if err := s.fill(); err != nil {
+				return nil, short(err, what)
+			}
+		}
+		k := min(uint64(len(s.buf)), n-uint64(len(out)))
+		out = append(out, s.buf[:k]...)
+		s.buf = s.buf[k:]
+		s.read += int64(k)
+	}
+	return out, nil
+}
+
+// skip passes over n bytes.
+func (s *Source) skip(n int, what string) error {
+	for range n {
+		if _, err := s.byte(what); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// line gives the bytes up to the next newline, which is passed over. A line of more than most bytes is
+// refused.
+func (s *Source) line(most int64, what string) ([]byte, error) {
+	if s.r == nil {
+		i := bytes.IndexByte(s.mem, '\n')
+		if i < 0 {
+			return nil, short(io.EOF, what)
+		}
+		if int64(i) > most {
+			return nil, fmt.Errorf("%w: %s is longer than %d bytes", ErrLimit, what, most)
+		}
+		b := s.mem[:i:i]
+		s.mem = s.mem[i+1:]
+		s.read += int64(i) + 1
+		return b, nil
+	}
+	var out []byte
+	for {
+		if len(s.buf) == 0 {
+			if err := s.fill(); err != nil {
+				return nil, short(err, what)
+			}
+		}
+		i := bytes.IndexByte(s.buf, '\n')
+		part := s.buf
+		if i >= 0 {
+			part = s.buf[:i]
+		}
+		if int64(len(part)) > most-int64(len(out)) {
+			return nil, fmt.Errorf("%w: %s is longer than %d bytes", ErrLimit, what, most)
+		}
+		out = append(out, part...)
+		s.buf = s.buf[len(part):]
+		s.read += int64(len(part))
+		if i >= 0 {
+			s.buf = s.buf[1:]
+			s.read++
+			return out, nil
+		}
+	}
+}
+
+// End checks that nothing is left, and that a stream ended well: a compressed one proves its checksum.
+func (s *Source) End() error {
+	if s.r == nil {
+		if len(s.mem) > 0 {
+			return fmt.Errorf("%w: %d bytes follow the end of the pickle", ErrMalformed, len(s.mem))
+		}
+		return nil
+	}
+	switch err := s.fill(); {
+	case err == nil:
+		return fmt.Errorf("%w: bytes follow the end of the pickle", ErrMalformed)
+	case errors.Is(err, io.EOF):
+		return nil
+	default:
+		return short(err, "the pickle's stream")
+	}
+}

@@ -1,0 +1,71 @@
+// Package sklearn imports random forests that scikit-learn saved with joblib or pickle.
+//
+// Import reads the file's own format and runs nothing of it: the pickle is interpreted over an
+// allow-list (package pickle), and what the few allowed classes mean is worked out here:
+//
+//	container.go  what the file is wrapped in: nothing, zlib; others are named and refused
+//	allow.go      the names that a forest's pickle may hold
+//	ndarray.go    numpy's arrays, scalars and dtypes, in the shapes that pickle and joblib give them
+//	forest.go     RandomForestClassifier and RandomForestRegressor
+//	tree.go       sklearn.tree._tree.Tree, to the canonical form
+//	label.go      class labels and feature names as text
+//
+// # Exactness
+//
+// A row's features are float32 in scikit-learn, its thresholds float64. Each threshold is rounded down
+// to the largest float32 that is not above it, which no comparison of a float32 can tell from the
+// original. Up to scikit-learn 1.3 a leaf of a classifier holds counts that predict_proba divides by
+// their sum; from 1.4 on it holds fractions that are used as they are. The division is done here once,
+// with the order of summation that numpy has.
+package sklearn
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// Errors that every refusal wraps one of. A file that is not a sound pickle is refused with an error of
+// package pickle, and a tree that the canonical form cannot hold with model.ErrInvalid.
+var (
+	// ErrUnsupported is wrapped when the file is sound, as far as it was read, and is not a forest that this
+	// package reads: another class, another version, another compression, several outputs.
+	ErrUnsupported = errors.New("not supported")
+	// ErrForbidden is wrapped when the file names something that a forest has no need of. Nothing was run.
+	ErrForbidden = errors.New("forbidden name")
+	// ErrMalformed is wrapped when the parts of a forest are missing or contradict each other.
+	ErrMalformed = errors.New("malformed scikit-learn forest")
+)
+
+// Import reads a RandomForestClassifier or RandomForestRegressor from the bytes of a file. Memory and
+// time stay within a small multiple of len(data), of which compressed files get more. The model does not
+// alias data, has no golden rows, and has not been validated.
+func Import(data []byte) (*model.Model, error) {
+	m, err := load(data)
+	if err != nil {
+		return nil, fmt.Errorf("scikit-learn file: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	m.Meta.Source.SHA256 = hex.EncodeToString(sum[:])
+	return m, nil
+}
+
+func load(data []byte) (*model.Model, error) {
+	src, limit, err := open(data)
+	if err != nil {
+		return nil, err
+	}
+	d := pickle.NewDecoder(src, pickle.Options{Allow: allow, Built: built, MaxMemory: limit})
+	v, err := d.Decode()
+	if err != nil {
+		return nil, err
+	}
+	if err := src.End(); err != nil {
+		return nil, err
+	}
+	return forest(v, src.Consumed())
+}

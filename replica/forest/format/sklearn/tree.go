@@ -1,0 +1,261 @@
+package sklearn
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+
+	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// noChild is what a leaf has for children.
+const noChild = -1
+
+// importer turns trees into the canonical form, one after the other.
+type importer struct {
+	b        *model.Builder
+	features int
+	classes  int  // values a leaf
+	counts   bool // leaves hold counts, which predict_proba divides by their sum
+	// budget is what the arrays of all trees may still take, in bytes. Objects of a pickle may be referred
+	// to many times, and a small file could mean the same large tree a million times over.
+	budget int64
+
+	ids      []uint32 // of all leaves so far
+	preorder bool     // in all trees so far a node's id is its index in preorder
+
+	visited []uint64 // a bit a node
+	stack   []int    // nodes still to visit, the next one last
+	leaf    []float64
+}
+
+// tree adds sklearn.tree._tree.Tree(n_features, n_classes, n_outputs) with its state.
+func (im *importer) tree(v any) error {
+	o, ok := v.(*pickle.Object)
+	if !ok || o.Class.String() != treeName {
+		return fmt.Errorf("%w: tree_ is %s, not a %s", ErrMalformed, pickle.Describe(v), treeName)
+	}
+	if err := im.header(o); err != nil {
+		return err
+	}
+	state, ok := o.State.(*pickle.Dict)
+	if !ok {
+		return fmt.Errorf("%w: the state of a Tree is %s", ErrMalformed, pickle.Describe(o.State))
+	}
+	n, err := intOf(state, "node_count")
+	if err != nil {
+		return err
+	}
+	nodes, err := arrayOf(state, "nodes")
+	if err != nil {
+		return err
+	}
+	values, err := arrayOf(state, "values")
+	if err != nil {
+		return err
+	}
+	if len(nodes.shape) != 1 || int64(nodes.count) != n || n < 1 {
+		return fmt.Errorf("%w: node_count is %d and nodes has the shape %v", ErrMalformed, n, nodes.shape)
+	}
+	if len(values.shape) != 3 || values.shape[0] != nodes.count || values.shape[1] != 1 || values.shape[2] != im.classes {
+		return fmt.Errorf("%w: values has the shape %v, expected [%d 1 %d]", ErrMalformed, values.shape, n, im.classes)
+	}
+	if values.dtype.kind != 'f' || values.dtype.size != 8 {
+		return fmt.Errorf("%w: values of type %s, expected <f8", ErrUnsupported, values.dtype)
+	}
+	if im.budget -= int64(len(nodes.data)) + int64(len(values.data)); im.budget < 0 {
+		return fmt.Errorf("%w: the trees up to here hold more nodes than the file has bytes for", pickle.ErrLimit)
+	}
+	cols, err := columnsOf(nodes)
+	if err != nil {
+		return err
+	}
+	return im.walk(cols, values)
+}
+
+// header checks what the tree was made with.
+func (im *importer) header(o *pickle.Object) error {
+	if len(o.Args) != 3 {
+		return fmt.Errorf("%w: a Tree with %d arguments, expected 3", ErrMalformed, len(o.Args))
+	}
+	features, err := parseInt(o.Args[0])
+	if err != nil {
+		return err
+	}
+	if features != int64(im.features) {
+		return fmt.Errorf("%w: n_features is %d, the forest has %d", ErrMalformed, features, im.features)
+	}
+	outputs, err := parseInt(o.Args[2])
+	if err != nil {
+		return err
+	}
+	if outputs != 1 {
+		return fmt.Errorf("%w: n_outputs is %d, the forest has 1", ErrMalformed, outputs)
+	}
+	a, err := parseArray(o.Args[1])
+	if err != nil {
+		return err
+	}
+	if k := a.dtype.kind; a.count != 1 || (k != 'i' && k != 'u') || a.dtype.int(a.item(0)) != int64(im.classes) {
+		return fmt.Errorf("%w: n_classes of the tree and of the forest, which has %d, differ", ErrMalformed, im.classes)
+	}
+	return nil
+}
+
+// column is one field of all nodes.
+type column struct {
+	dtype  dtype
+	data   []byte // from the field of the first node on
+	stride int
+}
+
+func (c column) int(i int) int64     { return c.dtype.int(c.data[i*c.stride:]) }
+func (c column) float(i int) float64 { return c.dtype.float(c.data[i*c.stride:]) }
+
+// columns are the fields that a prediction needs. Versions of scikit-learn differ in the other ones, in
+// the order, and in whether there is missingLeft.
+type columns struct {
+	n                    int
+	left, right, feature column
+	threshold            column
+	missingLeft          *column
+}
+
+func columnsOf(nodes *array) (columns, error) {
+	c := columns{n: nodes.count}
+	get := func(name string, kinds string) (column, error) {
+		f, ok := nodes.dtype.fields[name]
+		if !ok {
+			return column{}, fmt.Errorf("%w: nodes of type %s have no field %q", ErrMalformed, nodes.dtype, name)
+		}
+		for _, k := range []byte(kinds) {
+			if f.dtype.kind == k && (k != 'f' || f.dtype.size >= 4) {
+				return column{dtype: f.dtype, data: nodes.data[f.offset:], stride: nodes.dtype.size}, nil
+			}
+		}
+		return column{}, fmt.Errorf("%w: field %q of the nodes has the type %s", ErrUnsupported, name, f.dtype)
+	}
+	var err error
+	if c.left, err = get("left_child", "i"); err != nil {
+		return c, err
+	}
+	if c.right, err = get("right_child", "i"); err != nil {
+		return c, err
+	}
+	if c.feature, err = get("feature", "i"); err != nil {
+		return c, err
+	}
+	if c.threshold, err = get("threshold", "f"); err != nil {
+		return c, err
+	}
+	if _, ok := nodes.dtype.fields["missing_go_to_left"]; ok {
+		m, err := get("missing_go_to_left", "uib")
+		if err != nil {
+			return c, err
+		}
+		c.missingLeft = &m
+	}
+	return c, nil
+}
+
+// walk gives the nodes to the builder in preorder. Each node is reached at most once, and all are.
+func (im *importer) walk(c columns, values *array) error {
+	words := (c.n + 63) / 64
+	if cap(im.visited) < words {
+		im.visited = make([]uint64, words)
+	}
+	im.visited = im.visited[:words]
+	clear(im.visited)
+	im.stack = append(im.stack[:0], 0)
+	order := 0
+	for len(im.stack) > 0 {
+		id := im.stack[len(im.stack)-1]
+		im.stack = im.stack[:len(im.stack)-1]
+		if im.visited[id/64]&(1<<(id%64)) != 0 {
+			return fmt.Errorf("%w: node %d is the child of two nodes, or of its own descendant", ErrMalformed, id)
+		}
+		im.visited[id/64] |= 1 << (id % 64)
+		if id != order {
+			im.preorder = false
+		}
+		order++
+		left, right := c.left.int(id), c.right.int(id)
+		if left == noChild && right == noChild {
+			if err := im.addLeaf(id, values); err != nil {
+				return fmt.Errorf("node %d: %w", id, err)
+			}
+			continue
+		}
+		if err := im.addSplit(c, id, left, right); err != nil {
+			return fmt.Errorf("node %d: %w", id, err)
+		}
+		im.stack = append(im.stack, int(right), int(left))
+	}
+	if order < c.n {
+		return fmt.Errorf("%w: node %d is the child of no node", ErrMalformed, im.unvisited())
+	}
+	return nil
+}
+
+// unvisited is the first node that was not visited.
+func (im *importer) unvisited() int {
+	for w, word := range im.visited {
+		if word != math.MaxUint64 {
+			return 64*w + bits.TrailingZeros64(^word)
+		}
+	}
+	return 64 * len(im.visited)
+}
+
+func (im *importer) addSplit(c columns, id int, left, right int64) error {
+	for _, child := range []struct {
+		side string
+		id   int64
+	}{{"left", left}, {"right", right}} {
+		if child.id < 0 || child.id >= int64(c.n) {
+			return fmt.Errorf("%w: its %s child is node %d of %d", ErrMalformed, child.side, child.id, c.n)
+		}
+	}
+	feature := c.feature.int(id)
+	if feature < 0 || feature >= int64(im.features) {
+		return fmt.Errorf("%w: it compares feature %d of %d", ErrMalformed, feature, im.features)
+	}
+	threshold := c.threshold.float(id)
+	if math.IsNaN(threshold) {
+		return fmt.Errorf("%w: its threshold is NaN", ErrMalformed)
+	}
+	missingLeft := c.missingLeft != nil && c.missingLeft.int(id) != 0
+	return im.b.Split(int(feature), roundDown(threshold), missingLeft)
+}
+
+func (im *importer) addLeaf(id int, values *array) error {
+	im.leaf = im.leaf[:0]
+	for k := range im.classes {
+		v := values.dtype.float(values.item(id*im.classes + k))
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("%w: value %d of the leaf is %v", ErrMalformed, k, v)
+		}
+		im.leaf = append(im.leaf, v)
+	}
+	if im.counts {
+		total := sum(im.leaf)
+		if total == 0 {
+			total = 1
+		}
+		for k := range im.leaf {
+			im.leaf[k] /= total
+		}
+	}
+	im.ids = append(im.ids, uint32(id))
+	return im.b.Leaf(im.leaf...)
+}
+
+// roundDown is the largest float32 that is not above t.
+func roundDown(t float64) float32 {
+	f := float32(t)
+	if float64(f) > t {
+		f = math.Nextafter32(f, float32(math.Inf(-1)))
+	}
+	return f
+}
