@@ -3,17 +3,23 @@ module github.com/coppice-mesh/coppice/gateway
 go 1.26.0
 
 require (
-	github.com/coppice-mesh/coppice/proto v0.0.0
-	github.com/coppice-mesh/coppice/telemetry v0.0.0
 	github.com/coppice-mesh/coppice/balancer v0.0.0
-	github.com/coppice-mesh/coppice/replica/forest v0.0.0
-	github.com/coppice-mesh/coppice/replica v0.0.0
+	github.com/coppice-mesh/coppice/proto v0.0.0
+	google.golang.org/grpc v1.85.0
+	google.golang.org/protobuf v1.36.12
+)
+
+require (
+	golang.org/x/net v0.60.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
 )
 
 replace (
-	github.com/coppice-mesh/coppice/proto => ../proto
-	github.com/coppice-mesh/coppice/telemetry => ../telemetry
 	github.com/coppice-mesh/coppice/balancer => ../balancer
-	github.com/coppice-mesh/coppice/replica/forest => ../replica/forest
+	github.com/coppice-mesh/coppice/proto => ../proto
 	github.com/coppice-mesh/coppice/replica => ../replica
+	github.com/coppice-mesh/coppice/replica/forest => ../replica/forest
+	github.com/coppice-mesh/coppice/telemetry => ../telemetry
 )

@@ -173,7 +173,9 @@ type ServedModel struct {
 	// "classify" or "regress".
 	Task string `protobuf:"bytes,8,opt,name=task,proto3" json:"task,omitempty"`
 	// The size of the canonical file.
-	Bytes         int64 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Bytes int64 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// What a classifier's classes spell: "int", "float", "bool" or "string".
+	ClassKind     string `protobuf:"bytes,10,opt,name=class_kind,json=classKind,proto3" json:"class_kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,6 +271,13 @@ func (x *ServedModel) GetBytes() int64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *ServedModel) GetClassKind() string {
+	if x != nil {
+		return x.ClassKind
+	}
+	return ""
 }
 
 type WatchRequest struct {
@@ -1760,7 +1769,7 @@ const file_coppice_v1_balancer_proto_rawDesc = "" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12.\n" +
-	"\x05state\x18\x04 \x01(\x0e2\x18.coppice.v1.ReplicaStateR\x05state\"\xdd\x01\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x18.coppice.v1.ReplicaStateR\x05state\"\xfc\x01\n" +
 	"\vServedModel\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -1770,7 +1779,10 @@ const file_coppice_v1_balancer_proto_rawDesc = "" +
 	"\x05trees\x18\x06 \x01(\x03R\x05trees\x12\x12\n" +
 	"\x04cost\x18\a \x01(\x03R\x04cost\x12\x12\n" +
 	"\x04task\x18\b \x01(\tR\x04task\x12\x14\n" +
-	"\x05bytes\x18\t \x01(\x03R\x05bytes\"\xaa\x01\n" +
+	"\x05bytes\x18\t \x01(\x03R\x05bytes\x12\x1d\n" +
+	"\n" +
+	"class_kind\x18\n" +
+	" \x01(\tR\tclassKind\"\xaa\x01\n" +
 	"\fWatchRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.coppice.v1.GatewayHelloR\x05hello\x127\n" +
 	"\x17acknowledged_generation\x18\x02 \x01(\x04R\x16acknowledgedGeneration\x121\n" +
