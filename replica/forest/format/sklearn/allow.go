@@ -92,9 +92,10 @@ func allow(g pickle.Global) error {
 	case allowed[name]:
 		return nil
 	case ensembles[name]:
-		return fmt.Errorf("%w: %s is not supported yet; %s", ErrUnsupported, name, reads)
+		return fmt.Errorf("%w: %s is not read yet; %s", ErrUnsupported, name, reads)
 	case strings.HasPrefix(g.Module, "sklearn."):
-		return fmt.Errorf("%w: %s is not a forest that Coppice reads; it reads RandomForestClassifier, RandomForestRegressor", ErrUnsupported, name)
+		return fmt.Errorf("%w: %s is not a forest that Coppice reads; it reads RandomForestClassifier, RandomForestRegressor",
+			ErrUnsupported, name)
 	}
-	return fmt.Errorf("%w: the file names %s, which a forest has no need of; nothing of it was run; %s", ErrForbidden, name, reads)
+	return fmt.Errorf("%w: the file names %s, which a forest has no need of; nothing of the file was run; %s", ErrForbidden, name, reads)
 }

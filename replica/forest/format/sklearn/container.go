@@ -41,22 +41,15 @@ func Detect(head []byte) bool {
 	return textPickle(head)
 }
 
-// textPickle recognises an object of protocol 0 or 1, which begins with the GLOBAL of the function that
-// makes it: "c", a module, and a name, each up to a newline.
+// textPickle recognises an object of protocol 0 or 1. Such a pickle has no magic byte; it begins with the
+// GLOBAL of the function that makes the object, a text of two lines, or of the object's class.
 func textPickle(head []byte) bool {
-	if len(head) == 0 || head[0] != 'c' {
-		return false
-	}
-	module, _, ok := bytes.Cut(head[1:], []byte("\n"))
-	if !ok || len(module) == 0 {
-		return false
-	}
-	for _, c := range module {
-		if c != '_' && c != '.' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
-			return false
+	for _, begin := range []string{"ccopy_reg\n_reconstructor\n", "ccopyreg\n_reconstructor\n", "csklearn.", "cjoblib.", "cnumpy."} {
+		if bytes.HasPrefix(head, []byte(begin)) {
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // wrapped recognises the compressions that joblib writes, by their magic bytes.

@@ -28,7 +28,7 @@ func forest(v any, size int64) (*model.Model, error) {
 	case name == regressorName:
 		task = model.Regress
 	case ensembles[name]:
-		return nil, fmt.Errorf("%w: %s is not supported yet; %s", ErrUnsupported, name, reads)
+		return nil, fmt.Errorf("%w: %s is not read yet; %s", ErrUnsupported, name, reads)
 	default:
 		return nil, fmt.Errorf("%w: the file holds an object of %s; %s", ErrUnsupported, name, reads)
 	}

@@ -95,7 +95,8 @@ func unicodeItem(t dtype, b []byte) (string, error) {
 }
 
 // pythonFloat spells a number of 64 or 32 bits as Python's str does: the shortest digits that give it
-// back, with an exponent below 1e-4 and from 1e16 on, and always with a point or an exponent.
+// back, with an exponent below 1e-4 and from 1e16 on, and always with a point or an exponent. (The str of
+// numpy's own float32 goes to an exponent earlier in some of its versions; labels keep to Python's rule.)
 func pythonFloat(v float64, bitSize int) string {
 	switch {
 	case math.IsNaN(v):

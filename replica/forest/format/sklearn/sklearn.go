@@ -34,7 +34,7 @@ import (
 var (
 	// ErrUnsupported is wrapped when the file is sound, as far as it was read, and is not a forest that this
 	// package reads: another class, another version, another compression, several outputs.
-	ErrUnsupported = errors.New("not supported")
+	ErrUnsupported = errors.New("unsupported model")
 	// ErrForbidden is wrapped when the file names something that a forest has no need of. Nothing was run.
 	ErrForbidden = errors.New("forbidden name")
 	// ErrMalformed is wrapped when the parts of a forest are missing or contradict each other.
