@@ -1,0 +1,103 @@
+// Package latency measures how long things take: a base-2 exponential histogram that the hot path writes to
+// without a lock, and the reading, merging and subtracting of such histograms as OTLP carries them.
+package latency
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// The histogram's buckets are those of OpenTelemetry's base-2 exponential histograms at this scale: bucket i
+// holds (base^i, base^(i+1)] seconds with base = 2^(2^-Scale). At scale 4 a bucket is 4.4 % wide, so a quantile
+// that is read from its middle is off by at most 2.2 %.
+const (
+	Scale      = 4
+	perOctave  = 1 << Scale
+	minOctave  = -20 // 2^-20 s is a little under a microsecond
+	maxOctave  = 9   // 2^9 s are over eight minutes
+	numBuckets = (maxOctave - minOctave) * perOctave
+	offset     = minOctave * perOctave // the index of the first bucket, in OpenTelemetry's count
+)
+
+// bounds are the upper bounds of one octave's buckets, as mantissas in nanoseconds of a number with its top bit
+// at bit 63: what is above bounds[i] is in bucket i+1 or later.
+var bounds = func() (b [perOctave]float64) {
+	for i := range b {
+		b[i] = math.Exp2(float64(i+1) / perOctave)
+	}
+	return b
+}()
+
+// Histogram counts durations. The zero value is empty and ready. Record may be called by many goroutines at
+// once.
+type Histogram struct {
+	counts [numBuckets]atomic.Uint64
+	zero   atomic.Uint64 // at or below the smallest bound
+	sum    atomic.Int64  // nanoseconds
+	_      [40]byte
+}
+
+// Record counts one duration. It takes about ten nanoseconds and does not allocate.
+func (h *Histogram) Record(d time.Duration) {
+	if d <= 0 {
+		h.zero.Add(1)
+		return
+	}
+	h.sum.Add(int64(d))
+	i := index(d)
+	switch {
+	case i < 0:
+		h.zero.Add(1)
+	case i >= numBuckets:
+		h.counts[numBuckets-1].Add(1)
+	default:
+		h.counts[i].Add(1)
+	}
+}
+
+// index is the bucket of a duration, perhaps outside of those that there are.
+func index(d time.Duration) int {
+	s := float64(d) * 1e-9
+	u := math.Float64bits(s)
+	octave := int(u>>52) - 1023
+	mantissa := math.Float64frombits(u&(1<<52-1) | 1023<<52) // 1 to 2
+	// The buckets of an octave are few: the place is guessed by a straight line and mended.
+	i := int((mantissa - 1) * perOctave)
+	for i > 0 && mantissa <= bounds[i-1] {
+		i--
+	}
+	for mantissa > bounds[i] {
+		i++
+	}
+	if mantissa == 1 { // a bucket ends with its upper bound
+		octave, i = octave-1, perOctave-1
+	}
+	return (octave-minOctave)*perOctave + i
+}
+
+// Snapshot is what a histogram holds at one time.
+func (h *Histogram) Snapshot() *Snapshot {
+	s := &Snapshot{Scale: Scale, Offset: offset, Counts: make([]uint64, numBuckets)}
+	last := 0
+	first := numBuckets
+	for i := range h.counts {
+		c := h.counts[i].Load()
+		s.Counts[i] = c
+		s.Count += c
+		if c > 0 {
+			last = i + 1
+			first = min(first, i)
+		}
+	}
+	s.Zero = h.zero.Load()
+	s.Count += s.Zero
+	s.Sum = float64(h.sum.Load()) * 1e-9
+	if last == 0 {
+		s.Counts, s.Offset = nil, 0
+		return s
+	}
+	s.Counts = s.Counts[first:last]
+	s.Offset += int32(first)
+	return s
+}
