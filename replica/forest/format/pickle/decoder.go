@@ -30,13 +30,13 @@ type Options struct {
 	// joblib does with arrays. Nil keeps every object.
 	Built func(d *Decoder, o *Object) (any, error)
 	// MaxMemory bounds what the values may take, in bytes by estimate. 0 leaves only the budget that grows
-	// with the bytes read: 24 bytes a byte and 1 MiB besides.
+	// with the bytes read: 32 bytes a byte and 1 MiB besides.
 	MaxMemory int64
 }
 
 const (
 	budgetBase    = 1 << 20 // bytes of values that any pickle may make
-	budgetPerByte = 24      // and more for each byte read: the densest real pickles take about 12
+	budgetPerByte = 32      // and more for each byte read: the densest real pickles take about 16
 
 	// Real picklers write containers in batches of 1000 items; only a tuple stands on the stack whole.
 	maxStack = 1 << 18
@@ -52,7 +52,7 @@ const (
 	costString = 32
 	costObject = 128
 	costItem   = 32 // an item of a list or tuple, with the room that growing leaves
-	costKey    = 96 // an entry of a dict
+	costKey    = 64 // an entry of a dict
 	costMemo   = 40
 )
 
@@ -265,7 +265,7 @@ func (d *Decoder) step(op byte) error {
 		}
 		return d.push(b, costString)
 	case opEmptyTuple:
-		return d.push(Tuple(nil), 0)
+		return d.push(emptyTuple, 0)
 	case opTuple1, opTuple2, opTuple3:
 		n := int(op-opTuple1) + 1
 		if len(d.stack)-d.floor() < n {
@@ -611,6 +611,9 @@ func (d *Decoder) put(op byte) error {
 	d.memo[at] = v
 	return nil
 }
+
+// emptyTuple is shared, as it is in Python.
+var emptyTuple any = Tuple{}
 
 // unset stands in the memo where nothing was put.
 type unset struct{}
