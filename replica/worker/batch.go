@@ -94,9 +94,9 @@ func (s *Server) run(b *batch) {
 	started := time.Now()
 	err := s.evaluate(b, m, live, n, want)
 	done := time.Now()
-	for _, j := range live {
+	for i, j := range live {
 		j.rec.Evaluated, j.rec.Done = started, done
-		j.rec.BatchRequests, j.rec.BatchRows = len(live), n
+		j.rec.BatchRequests, j.rec.BatchRows, j.rec.BatchFirst = len(live), n, i == 0
 		if workFactor(j.req.Work) == 1 || err != nil {
 			s.answer(b, j, err)
 		}

@@ -63,6 +63,7 @@ type Record struct {
 
 	BatchRequests int
 	BatchRows     int
+	BatchFirst    bool // the first request of its batch
 }
 
 // Observer is told of every answer, from the executor's goroutine: it must be quick.

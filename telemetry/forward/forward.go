@@ -37,9 +37,10 @@ type Forwarder struct {
 	client otlptrace.Client
 	logger *slog.Logger
 
-	mu    sync.Mutex
-	queue [][]*tracepb.ResourceSpans
-	wake  chan struct{}
+	mu      sync.Mutex
+	queue   [][]*tracepb.ResourceSpans
+	sending bool
+	wake    chan struct{}
 
 	dropped atomic.Uint64
 	sent    atomic.Uint64
@@ -181,7 +182,7 @@ func count(spans []*tracepb.ResourceSpans) (n uint64) {
 func (f *Forwarder) take() []*tracepb.ResourceSpans {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.queue) == 0 {
+	if f.sending = len(f.queue) > 0; !f.sending {
 		f.queue = nil
 		return nil
 	}
@@ -227,9 +228,9 @@ func (f *Forwarder) Shutdown(ctx context.Context) {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		f.mu.Lock()
-		n := len(f.queue)
+		idle := len(f.queue) == 0 && !f.sending
 		f.mu.Unlock()
-		if n == 0 {
+		if idle {
 			break
 		}
 		select {
