@@ -18,9 +18,13 @@ type Source struct {
 	err   error  // what ended r
 }
 
-// streamChunk is how many bytes a stream is asked for at a time, and by how much a buffer grows for
-// bytes whose number only the input claims.
-const streamChunk = 64 << 10
+const (
+	// streamChunk is how many bytes a stream is asked for at a time.
+	streamChunk = 64 << 10
+	// trusted is how many bytes of a claimed length are allocated before they have come. The last claim of a
+	// stream is the only one that can be a lie.
+	trusted = 4 << 20
+)
 
 // FromBytes reads from data. Values may alias it.
 func FromBytes(data []byte) *Source { return &Source{mem: data} }
@@ -101,7 +105,7 @@ func (s *Source) take(n uint64, what string) ([]byte, error) {
 	if n > uint64(s.limit-s.read) {
 		return nil, fmt.Errorf("%w: %s claims %d bytes, at most %d may follow", ErrLimit, what, n, s.limit-s.read)
 	}
-	out := make([]byte, 0, min(n, streamChunk))
+	out := make([]byte, 0, min(n, trusted))
 	for uint64(len(out)) < n {
 		if len(s.buf) == 0 {
 			if err := s.fill(); err != nil {
@@ -114,16 +118,6 @@ func (s *Source) take(n uint64, what string) ([]byte, error) {
 		s.read += int64(k)
 	}
 	return out, nil
-}
-
-// skip passes over n bytes.
-func (s *Source) skip(n int, what string) error {
-	for range n {
-		if _, err := s.byte(what); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // line gives the bytes up to the next newline, which is passed over. A line of more than most bytes is

@@ -72,7 +72,7 @@ func forest(v any, size int64) (*model.Model, error) {
 		b:        model.NewBuilder(width),
 		features: m.Meta.Features,
 		classes:  width,
-		counts:   task == model.Classify && minor < 4,
+		leaves:   leavesOf(task, version, minor),
 		budget:   4 * size, // a forest that lists a tree of its own twice is still fine
 		preorder: true,
 	}
@@ -185,6 +185,20 @@ func estimators(state *pickle.Dict) ([]*pickle.Dict, error) {
 		}
 	}
 	return out, nil
+}
+
+// leavesOf tells what the leaves of a version's trees hold. Counts gave way to fractions in 1.4.1 by its
+// release notes; whether 1.4.0 had the change already is left to its values.
+func leavesOf(task model.Task, version string, minor int) leafKind {
+	switch {
+	case task == model.Regress:
+		return means
+	case minor < 4:
+		return counts
+	case strings.HasPrefix(version, "1.4.0"):
+		return either
+	}
+	return fractions
 }
 
 // takesMissing tells whether the forest's predict takes NaN, as scikit-learn decides it from the first

@@ -145,6 +145,84 @@ func TestNodeTypes(t *testing.T) {
 	}
 }
 
+// TestJoblibArrays reads arrays behind joblib's wrapper: unaligned as before joblib 1.2, aligned, and of
+// objects, which are a pickle of their own.
+func TestJoblibArrays(t *testing.T) {
+	labels := []byte("a\x00\x00\x00b\x00\x00\x00")
+	wrapper := func(typ any, shape tuple, more ...pair) object {
+		state := dict{{"subclass", global("numpy.ndarray")}, {"shape", shape}, {"order", "C"}, {"dtype", typ}, {"allow_mmap", true}}
+		return object{"joblib.numpy_pickle.NumpyArrayWrapper", tuple{}, append(state, more...)}
+	}
+	objects := object{
+		"numpy._core.multiarray._reconstruct", tuple{global("numpy.ndarray"), tuple{0}, []byte("b")},
+		tuple{1, tuple{2}, scalarType("|O8"), false, list{"a", object{"numpy._core.multiarray.scalar", tuple{scalarType(">U2"), []byte("\x00\x00\x00b\x00\x00\x00\x00")}, nil}}},
+	}
+	aligned := pair{"numpy_array_alignment_bytes", 16}
+	for name, v := range map[string]any{
+		"unaligned": followed{wrapper(scalarType("<U1"), tuple{2}), labels},
+		"aligned":   followed{wrapper(scalarType("<U1"), tuple{2}, aligned), append([]byte("\x03\xff\xff\xff"), labels...)},
+		"objects":   followed{wrapper(scalarType("|O8"), tuple{2}, aligned), pickled(objects)},
+	} {
+		f := classifier()
+		f.classes = v
+		m, err := sklearn.Import(f.file())
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if !slices.Equal(m.Meta.Classes, []string{"a", "b"}) {
+			t.Errorf("%s: classes %q", name, m.Meta.Classes)
+		}
+	}
+	for says, v := range map[string]any{
+		"an array of class the name numpy.dtype":    followed{object{"joblib.numpy_pickle.NumpyArrayWrapper", tuple{}, dict{{"subclass", global("numpy.dtype")}}}, nil},
+		"the state of a joblib array is a tuple":    followed{object{"joblib.numpy_pickle.NumpyArrayWrapper", tuple{}, tuple{}}, nil},
+		"expected a dtype, got None":                followed{wrapper(nil, tuple{2}), nil},
+		"the shape of an array is None":             followed{wrapper(scalarType("<U1"), tuple{}, pair{"shape", nil}), nil},
+		"an array in Fortran order":                 followed{wrapper(scalarType("<i8"), tuple{1, 1}, pair{"order", "F"}), make([]byte, 8)},
+		"an array of shape [9223372036854775807]":   followed{wrapper(scalarType("<i8"), tuple{math.MaxInt64}), nil},
+		"an array of shape [1152921504606846975]":   followed{wrapper(scalarType("<i8"), tuple{math.MaxInt64 / 8}), nil},
+		"expected an array, got an object of numpy": followed{wrapper(scalarType("|O8"), tuple{1}), pickled(scalarType("<i8"))},
+	} {
+		f := classifier()
+		f.classes = v
+		refusedAs(t, f.file(), says)
+	}
+}
+
+// TestNumpyNumbers reads numpy's integers where Python's are usual.
+func TestNumpyNumbers(t *testing.T) {
+	f := classifier()
+	f.features = object{"numpy.core.multiarray.scalar", tuple{scalarType("<i8"), []byte("\x03\x00\x00\x00\x00\x00\x00\x00")}, nil}
+	f.outputs = object{"numpy._core.multiarray.scalar", tuple{scalarType(">u2"), []byte("\x00\x01")}, nil}
+	m, err := sklearn.Import(f.file())
+	if err != nil || m.Meta.Features != 3 {
+		t.Errorf("%v", err)
+	}
+	for says, v := range map[string]any{
+		"expected an integer, got an object of numpy._core.multiarray.scalar": object{"numpy._core.multiarray.scalar", tuple{scalarType("<f8"), make([]byte, 8)}, nil},
+		"a numpy scalar of type <i8 is bytes":                                 object{"numpy._core.multiarray.scalar", tuple{scalarType("<i8"), make([]byte, 4)}, nil},
+		"a numpy scalar with 1 arguments":                                     object{"numpy._core.multiarray.scalar", tuple{scalarType("<i8")}, nil},
+		"expected a number, got an object of numpy.dtype":                     scalarType("<i8"),
+		"expected a dtype, got None":                                          object{"numpy._core.multiarray.scalar", tuple{nil, make([]byte, 4)}, nil},
+		`dtype "i3"`:                                                          object{"numpy._core.multiarray.scalar", tuple{scalarType("<i3"), make([]byte, 3)}, nil},
+		`dtype "i99999999999999999"`:                                          object{"numpy._core.multiarray.scalar", tuple{scalarType("<i99999999999999999"), make([]byte, 3)}, nil},
+		`in byte order "?"`:                                                   object{"numpy._core.multiarray.scalar", tuple{scalarType("?i8"), make([]byte, 8)}, nil},
+		`dtype "i8" has no state`:                                             object{"numpy._core.multiarray.scalar", tuple{object{"numpy.dtype", tuple{"i8", false, true}, nil}, make([]byte, 8)}, nil},
+		"a dtype by the name of None":                                         object{"numpy._core.multiarray.scalar", tuple{object{"numpy.dtype", tuple{nil}, nil}, make([]byte, 8)}, nil},
+	} {
+		f := classifier()
+		f.features = v
+		refusedAs(t, f.file(), says)
+	}
+}
+
+// refusedAs checks only what a refusal says.
+func refusedAs(t *testing.T, data []byte, says string) {
+	t.Helper()
+	if _, err := sklearn.Import(data); err == nil || !strings.Contains(err.Error(), says) {
+		t.Errorf("got %v, which does not say %q", err, says)
+	}
+}
+
 // TestMissing checks for which forests NaN is a value.
 func TestMissing(t *testing.T) {
 	for _, c := range []struct {
@@ -174,26 +252,36 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// TestCounts checks that leaves hold counts up to 1.3 and fractions from then on.
+// TestCounts checks that leaves hold counts up to 1.3, fractions from 1.4.1 on, and either in between.
 func TestCounts(t *testing.T) {
-	for version, want := range map[string][]float64{"1.3.2": {0.3, 0.7}, "1.4.0": {3, 7}} {
+	leaf := func(version string, values ...float64) *testForest {
 		f := classifier()
 		f.version = version
 		f.trees = f.trees[1:]
-		f.trees[0].nodes[0].value = []float64{3, 7}
-		m, err := sklearn.Import(f.file())
+		f.trees[0].nodes[0].value = values
+		return f
+	}
+	for _, c := range []struct {
+		version     string
+		value, want []float64
+	}{
+		{"1.3.2", []float64{3, 7}, []float64{0.3, 0.7}},
+		{"1.3.2", []float64{0.3, 0.6}, []float64{0.3 / 0.8999999999999999, 0.6 / 0.8999999999999999}},
+		{"1.4.0", []float64{3, 7}, []float64{0.3, 0.7}},
+		{"1.4.0", []float64{0.3, 0.7000000000000001}, []float64{0.3, 0.7000000000000001}},
+		{"1.4.1", []float64{0.3, 0.7000000000000001}, []float64{0.3, 0.7000000000000001}},
+	} {
+		m, err := sklearn.Import(leaf(c.version, c.value...).file())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(m.Forest.Values, want) {
-			t.Errorf("%s: the leaf is %v, want %v", version, m.Forest.Values, want)
+		if !slices.Equal(m.Forest.Values, c.want) {
+			t.Errorf("%s: the leaf %v is read as %v, want %v", c.version, c.value, m.Forest.Values, c.want)
 		}
 	}
+	refused(t, leaf("1.4.1", 3, 7).file(), sklearn.ErrMalformed, "the fractions of its classes add up to 10")
 	// "normalizer[normalizer == 0.0] = 1.0" - scikit-learn's predict_proba up to 1.3.
-	f := classifier()
-	f.version, f.trees = "1.3.2", f.trees[1:]
-	f.trees[0].nodes[0].value = []float64{0, 0}
-	m, err := sklearn.Import(f.file())
+	m, err := sklearn.Import(leaf("1.3.2", 0, 0).file())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,9 +397,9 @@ func TestDeepTree(t *testing.T) {
 	f := classifier()
 	nodes := make([]testNode, 0, 2*depth+1)
 	for i := range depth {
-		nodes = append(nodes, testNode{left: 2*i + 1, right: 2*i + 2}, testNode{left: -1, right: -1})
+		nodes = append(nodes, testNode{left: 2*i + 1, right: 2*i + 2}, testNode{left: -1, right: -1, value: []float64{1, 0}})
 	}
-	f.trees[0].nodes = append(nodes, testNode{left: -1, right: -1})
+	f.trees[0].nodes = append(nodes, testNode{left: -1, right: -1, value: []float64{1, 0}})
 	refused(t, f.file(), model.ErrInvalid, "deeper than 4096")
 }
 
@@ -336,9 +424,9 @@ func TestSharedTree(t *testing.T) {
 	f := classifier()
 	nodes := []testNode{}
 	for range 1000 {
-		nodes = append(nodes, testNode{left: len(nodes) + 1, right: len(nodes) + 2}, testNode{left: -1, right: -1})
+		nodes = append(nodes, testNode{left: len(nodes) + 1, right: len(nodes) + 2}, testNode{left: -1, right: -1, value: []float64{1, 0}})
 	}
-	f.trees[0].nodes = append(nodes, testNode{left: -1, right: -1})
+	f.trees[0].nodes = append(nodes, testNode{left: -1, right: -1, value: []float64{1, 0}})
 	est := f.estimator(f.trees[0].object())
 	l := list{remembered{est}}
 	for range 20_000 {

@@ -16,7 +16,7 @@
 // to the largest float32 that is not above it, which no comparison of a float32 can tell from the
 // original. Up to scikit-learn 1.3 a leaf of a classifier holds counts that predict_proba divides by
 // their sum; from 1.4 on it holds fractions that are used as they are. The division is done here once,
-// with the order of summation that numpy has.
+// with the order of summation that numpy has. Leaf ids are scikit-learn's node indices.
 package sklearn
 
 import (

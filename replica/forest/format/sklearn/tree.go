@@ -9,6 +9,16 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
+// leafKind says what the leaves hold.
+type leafKind int
+
+const (
+	means     leafKind = iota // of a regressor's target
+	counts                    // of samples a class, weighted: predict_proba divides them by their sum
+	fractions                 // of samples a class: predict_proba gives them as they are
+	either                    // counts or fractions, told apart by the first tree's root
+)
+
 // noChild is what a leaf has for children.
 const noChild = -1
 
@@ -16,8 +26,8 @@ const noChild = -1
 type importer struct {
 	b        *model.Builder
 	features int
-	classes  int  // values a leaf
-	counts   bool // leaves hold counts, which predict_proba divides by their sum
+	classes  int // values a leaf
+	leaves   leafKind
 	// budget is what the arrays of all trees may still take, in bytes. Objects of a pickle may be referred
 	// to many times, and a small file could mean the same large tree a million times over.
 	budget int64
@@ -70,6 +80,12 @@ func (im *importer) tree(v any) error {
 	cols, err := columnsOf(nodes)
 	if err != nil {
 		return err
+	}
+	if im.leaves == either {
+		im.leaves = counts
+		if isOne(im.row(0, values)) {
+			im.leaves = fractions
+		}
 	}
 	return im.walk(cols, values)
 }
@@ -230,25 +246,47 @@ func (im *importer) addSplit(c columns, id int, left, right int64) error {
 }
 
 func (im *importer) addLeaf(id int, values *array) error {
-	im.leaf = im.leaf[:0]
-	for k := range im.classes {
-		v := values.dtype.float(values.item(id*im.classes + k))
+	row := im.row(id, values)
+	for k, v := range row {
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			return fmt.Errorf("%w: value %d of the leaf is %v", ErrMalformed, k, v)
 		}
-		im.leaf = append(im.leaf, v)
 	}
-	if im.counts {
-		total := sum(im.leaf)
+	switch im.leaves {
+	case counts:
+		total := sum(row)
 		if total == 0 {
 			total = 1
 		}
-		for k := range im.leaf {
-			im.leaf[k] /= total
+		for k := range row {
+			row[k] /= total
+		}
+	case fractions:
+		if !isOne(row) {
+			return fmt.Errorf("%w: the fractions of its classes add up to %v", ErrMalformed, sum(row))
 		}
 	}
 	im.ids = append(im.ids, uint32(id))
-	return im.b.Leaf(im.leaf...)
+	return im.b.Leaf(row...)
+}
+
+// row gives the values of a node, until the next call.
+func (im *importer) row(id int, values *array) []float64 {
+	im.leaf = im.leaf[:0]
+	for k := range im.classes {
+		im.leaf = append(im.leaf, values.dtype.float(values.item(id*im.classes+k)))
+	}
+	return im.leaf
+}
+
+// isOne tells whether fractions add up to 1, as near as weights and rounding let them. Counts do not.
+func isOne(row []float64) bool {
+	var total, size float64
+	for _, v := range row {
+		total += v
+		size += math.Abs(v)
+	}
+	return math.Abs(total-1) <= 1e-3*max(size, 1)
 }
 
 // roundDown is the largest float32 that is not above t.

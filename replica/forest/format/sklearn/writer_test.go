@@ -22,6 +22,11 @@ type (
 	again int // what was remembered at this place
 	// remembered is a value that again can refer to; places count up from 0 as they are written.
 	remembered struct{ value any }
+	// followed is an object with raw bytes after it.
+	followed struct {
+		value object
+		raw   []byte
+	}
 )
 
 // pickled writes a value as a pickle of protocol 4.
@@ -79,6 +84,8 @@ func write(b []byte, v any) []byte {
 		return b
 	case remembered:
 		return append(write(b, v.value), 0x94)
+	case followed:
+		return append(write(b, v.value), v.raw...)
 	case again:
 		return binary.LittleEndian.AppendUint32(append(b, 'j'), uint32(v))
 	}
