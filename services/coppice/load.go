@@ -4,15 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
 	"github.com/coppice-mesh/coppice/gateway/client"
+	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
 	"github.com/coppice-mesh/coppice/replica/forest"
 	"github.com/coppice-mesh/coppice/services/load"
 )
@@ -224,4 +223,3 @@ func printReport(w io.Writer, r *load.Report) error {
 	_, err := fmt.Fprintf(w, "rate: %.1f/s wanted, %.1f/s good\n", r.Rate, r.Achieved)
 	return err
 }
-

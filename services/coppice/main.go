@@ -13,7 +13,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/coppice-mesh/coppice/balancer"
 	"github.com/coppice-mesh/coppice/services/config"
+	"github.com/coppice-mesh/coppice/telemetry"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc/codes"
@@ -46,7 +48,10 @@ func usageError(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Errorf(format, args...)}
 }
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	environment = telemetry.TakeEnvironment()
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // run executes one command and returns its exit code. The first SIGINT or SIGTERM ends the context, the
 // second one the process.
@@ -75,7 +80,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &e):
 		return e.code
-	case errors.Is(err, config.ErrConfig):
+	case errors.Is(err, config.ErrConfig), errors.Is(err, balancer.ErrConfig):
 		return exitUsage
 	}
 	switch status.Code(err) {

@@ -326,6 +326,21 @@ func Write[T number](w io.Writer, v []T, shape ...int) error {
 	return nil
 }
 
+// WriteBools writes an array of booleans.
+func WriteBools(w io.Writer, v []bool, shape ...int) error {
+	if err := writeHeader(w, "|b1", len(v), shape); err != nil {
+		return err
+	}
+	b := make([]byte, len(v))
+	for i, x := range v {
+		if x {
+			b[i] = 1
+		}
+	}
+	_, err := w.Write(b)
+	return err
+}
+
 // WriteStrings writes an array of unicode strings, as wide as the longest.
 func WriteStrings(w io.Writer, v []string, shape ...int) error {
 	width := 1
