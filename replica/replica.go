@@ -140,6 +140,9 @@ func (r *Replica) Run(ctx, leave context.Context) error {
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = srv.Serve(lis) })
 	defer func() {
+		over, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		cancel()
+		r.server.Stop(over) // whatever way Run ends, nothing is left running
 		srv.Stop()
 		serving.Wait()
 		r.server.Wait()

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/coppice-mesh/coppice/balancer"
@@ -107,10 +108,13 @@ func newRoot() *cobra.Command {
 		Short:         "Serve random forests and boosted trees over gRPC",
 		Long:          "Coppice serves tree ensembles over gRPC: a gateway in front of a pool of replica processes,\nwhich a balancer watches, spawns and drains.",
 		Example:       "  coppice up                       # train a demo forest and serve it\n  coppice up --model rf.joblib     # serve a forest that scikit-learn saved\n  coppice status --watch",
+		Args:          cobra.ArbitraryArgs,
+		RunE:          noCommand,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version,
 	}
+	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("coppice {{.Version}}\n")
 	root.PersistentFlags().StringVar(&file, "config", "", "YAML `FILE` of settings; they have the names of flags (environment: COPPICE_CONFIG)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
@@ -133,6 +137,18 @@ func newRoot() *cobra.Command {
 	}
 	wrapArgs(root)
 	return root
+}
+
+// noCommand runs when no subcommand was named.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	msg := fmt.Sprintf("there is no command %q", args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		msg += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usageError("%s", msg)
 }
 
 // wrapArgs makes a wrong number of arguments a usage error.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -255,5 +256,15 @@ func AwaitReady(tb testing.TB, control string, n int) *Status {
 	return s
 }
 
-// Alive tells whether a process runs.
-func Alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+// Alive tells whether a process runs. One that has ended and that its parent has not asked about does not.
+func Alive(pid int) bool {
+	if syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist) || runtime.GOOS != "linux"
+	}
+	state := stat[bytes.LastIndexByte(stat, ')')+1:]
+	return !bytes.HasPrefix(state, []byte(" Z"))
+}
