@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/coppice-mesh/coppice/balancer/autoscale"
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
 )
 
@@ -201,6 +202,8 @@ func (s *Supervisor) Shutdown(ctx context.Context) error {
 	for _, m := range s.sorted() {
 		s.remove(m)
 	}
+	// The next balancer begins anew: a size that was decided for a pool that is closed means nothing.
+	s.scale = autoscale.State{}
 	s.mu.Unlock()
 	s.stop()
 	s.loops.Wait()

@@ -146,13 +146,17 @@ func (s *Supervisor) joinByHand(hello *coppicev1.ReplicaHello) (*member, error) 
 	if s.stopping {
 		return nil, ErrClosed
 	}
+	incarnation := hello.GetIncarnation()
+	if incarnation == "" {
+		incarnation = fmt.Sprintf("%s-%d-%s", hello.GetHost(), hello.GetPid(), hello.GetAddress())
+	}
 	joined := 0
 	for _, m := range s.members {
 		if m.spawned {
 			continue
 		}
 		joined++
-		if m.address == hello.GetAddress() && m.host == hello.GetHost() && m.pid == hello.GetPid() {
+		if m.incarnation == incarnation {
 			return m, nil // its stream broke and it is back
 		}
 	}
@@ -162,7 +166,7 @@ func (s *Supervisor) joinByHand(hello *coppicev1.ReplicaHello) (*member, error) 
 	for n := 0; ; n++ {
 		// Slots in which a worker is to come back are not free.
 		if id := "r" + strconv.Itoa(n); s.members[id] == nil && !s.waiting(id) {
-			m := newMember(id, token(8), time.Now())
+			m := newMember(id, incarnation, time.Now())
 			s.members[id] = m
 			return m, nil
 		}
