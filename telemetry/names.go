@@ -18,6 +18,8 @@ const (
 	ReplicaBatches = "coppice.replica.batches"
 	// ReplicaInFlight is the number of requests accepted and not yet answered.
 	ReplicaInFlight = "coppice.replica.in_flight"
+	// SpansDropped counts the spans of a member that did not reach the balancer.
+	SpansDropped = "coppice.spans.dropped"
 )
 
 // Attributes of metrics, spans and resources. Those that begin with rpc. are of OpenTelemetry's semantic
@@ -47,6 +49,7 @@ const (
 
 // The values of AttrService.
 const (
-	ServiceGateway = "coppice-gateway"
-	ServiceReplica = "coppice-replica"
+	ServiceGateway  = "coppice-gateway"
+	ServiceReplica  = "coppice-replica"
+	ServiceBalancer = "coppice-balancer"
 )
