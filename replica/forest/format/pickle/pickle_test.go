@@ -119,22 +119,25 @@ func checkValues(t *testing.T, v any, protocol int) {
 // allowAll consents to every name, as only a test may.
 func allowAll(Global) error { return nil }
 
+// calls are sound pickles with what they spell.
+var calls = []struct {
+	in   string
+	want any
+}{
+	{"cos\nsystem\n.", Global{"os", "system"}},
+	{"\x8c\x02os\x8c\x06system\x93.", Global{"os", "system"}},
+	{"cos\nsystem\n(X\x02\x00\x00\x00lstR.", &Object{Class: Global{"os", "system"}, Args: Tuple{"ls"}}},
+	{"ca.b\nC.D\n)\x81}(X\x01\x00\x00\x00kK\x07ub.", &Object{Class: Global{"a.b", "C.D"}, Args: Tuple{}, State: &Dict{items: map[string]any{"k": int64(7)}}, built: true}},
+	{"ccopy_reg\n_reconstructor\n(cm\nC\nc__builtin__\nobject\nNtRK\x05b.", &Object{Class: Global{"m", "C"}, State: int64(5), built: true}},
+	{"c_codecs\nencode\n(X\x04\x00\x00\x00a\xc3\xbf\x00X\x06\x00\x00\x00latin1tR.", []byte{'a', 0xff, 0}},
+	{"c__builtin__\nbytes\n)R.", []byte{}},
+	{"L1\n.", int64(1)}, // a LONG without its L, as some writers have it
+	{"(N0N1N.", nil},    // POP and POP_MARK
+}
+
 // TestNames records names and calls, and runs nothing.
 func TestNames(t *testing.T) {
-	for _, c := range []struct {
-		in   string
-		want any
-	}{
-		{"cos\nsystem\n.", Global{"os", "system"}},
-		{"\x8c\x02os\x8c\x06system\x93.", Global{"os", "system"}},
-		{"cos\nsystem\n(X\x02\x00\x00\x00lstR.", &Object{Class: Global{"os", "system"}, Args: Tuple{"ls"}}},
-		{"ca.b\nC.D\n)\x81}(X\x01\x00\x00\x00kK\x07ub.", &Object{Class: Global{"a.b", "C.D"}, Args: Tuple{}, State: &Dict{items: map[string]any{"k": int64(7)}}, built: true}},
-		{"ccopy_reg\n_reconstructor\n(cm\nC\nc__builtin__\nobject\nNtRK\x05b.", &Object{Class: Global{"m", "C"}, State: int64(5), built: true}},
-		{"c_codecs\nencode\n(X\x04\x00\x00\x00a\xc3\xbf\x00X\x06\x00\x00\x00latin1tR.", []byte{'a', 0xff, 0}},
-		{"c__builtin__\nbytes\n)R.", []byte{}},
-		{"L1\n.", int64(1)}, // a LONG without its L, as some writers have it
-		{"(N0N1N.", nil},    // POP and POP_MARK
-	} {
+	for _, c := range calls {
 		for name, src := range sources([]byte(c.in)) {
 			got, err := NewDecoder(src, Options{Allow: allowAll}).Decode()
 			if err != nil || !reflect.DeepEqual(got, c.want) {
@@ -186,77 +189,80 @@ func TestBuilt(t *testing.T) {
 	}
 }
 
+// refusals are bad pickles with what is wrong with them.
+var refusals = []struct {
+	in   string
+	is   error
+	says string
+}{
+	{"", ErrMalformed, "ends inside the pickle, before its STOP"},
+	{".", ErrMalformed, "STOP: the stack is empty"},
+	{"NN.", ErrMalformed, "1 values are left"},
+	{"(.", ErrMalformed, "STOP: the stack is empty"},
+	{"N(", ErrMalformed, "before its STOP"},
+	{"\x80\x06.", ErrUnsupported, "protocol 6"},
+	{"\xff.", ErrMalformed, "at byte 0 of the pickle: malformed pickle: there is no instruction 0xff"},
+	{"R.", ErrMalformed, "REDUCE: the stack is empty"},
+	{")R.", ErrMalformed, "REDUCE: the stack is empty"},
+	{"N)R.", ErrMalformed, "calls None, which is not a name"},
+	{"cm\nf\nNR.", ErrMalformed, "the arguments are None, not a tuple"},
+	{"cm\nf\n)R)R.", ErrMalformed, "calls an object of m.f, which is not a name"},
+	{"Nb.", ErrMalformed, "BUILD: the stack is empty"},
+	{"NNb.", ErrMalformed, "gives a state to None"},
+	{"cm\nf\n)RNbNb.", ErrMalformed, "m.f already has a state"},
+	{"t.", ErrMalformed, "there is no mark"},
+	{"K\x01\x86.", ErrMalformed, "TUPLE2: needs 2 values"},
+	{"K\x01(\x85.", ErrMalformed, "needs 1 values"},
+	{"N(0N(.", ErrMalformed, ""},
+	{"Na.", ErrMalformed, "APPEND: the stack is empty"},
+	{"NNa.", ErrMalformed, "appends to None"},
+	{"](Nu.", ErrMalformed, "assigns to a list"},
+	{"}(Nu.", ErrMalformed, "the last of 1 keys has no value"},
+	{"}]Ns.", ErrMalformed, "a list cannot be a key"},
+	{"](N\x90.", ErrMalformed, "adds to a list"},
+	{"h\x00.", ErrMalformed, "nothing was put at 0"},
+	{"Nq\x02h\x01.", ErrMalformed, "nothing was put at 1"},
+	{"Np-1\n.", ErrMalformed, `"-1" is not an index`},
+	{"gx\n.", ErrMalformed, `"x" is not an index`},
+	{"K\x01K\x02\x93.", ErrMalformed, "needs two strings, got the integer 1 and the integer 2"},
+	{"I1x\n.", ErrMalformed, `"1x" is not an integer`},
+	{"Fabc\n.", ErrMalformed, `"abc" is not a number`},
+	{"I1", ErrMalformed, "ends inside INT"},
+	{"V\\x\n.", ErrMalformed, "begins no escape"},
+	{"V\\u12\n.", ErrMalformed, "begins no escape"},
+	{"V\\U00110000\n.", ErrMalformed, "is no character"},
+	{"cm", ErrMalformed, "ends inside GLOBAL"},
+	{"X\x05\x00\x00\x00abc", nil, "BINUNICODE"},
+	{"\x8e\x00\x00\x00\x00\x00\x01\x00\x00.", nil, "BINBYTES8 claims 1099511627776 bytes"},
+	{"\x96\xff\xff\xff\xff\xff\xff\xff\xff.", nil, "BYTEARRAY8 claims 18446744073709551615 bytes"},
+	{"\x95\x00\x00\x00\x00\x00\x00\x04\x00N.", nil, "FRAME"},
+	{"\x8b\xff\xff\xff\x7f.", ErrLimit, "an integer of 2147483647 bytes"},
+	{"I" + strings.Repeat("1", 1<<11) + "\n.", ErrLimit, "longer than 1024 bytes"},
+	{"c" + strings.Repeat("m", 1<<11) + "\nn\n.", ErrLimit, "longer than 1024 bytes"},
+	{"Nr\xff\xff\xff\xff.", ErrLimit, "of memory"},
+	{"Np4294967295\n.", ErrLimit, "of memory"},
+	{strings.Repeat("(", 1<<13), ErrLimit, "marks are open"},
+	{strings.Repeat("N", 1<<19), ErrLimit, "values are on the stack"},
+	{"S'text'\n.", ErrUnsupported, "STRING belongs to Python 2"},
+	{"U\x01a.", ErrUnsupported, "SHORT_BINSTRING belongs to Python 2"},
+	{"(cm\nC\no.", ErrUnsupported, "OBJ belongs to Python 2"},
+	{"P1\n.", ErrUnsupported, "PERSID refers to data outside"},
+	{"N\x51.", ErrUnsupported, "BINPERSID refers to data outside"},
+	{"\x97.", ErrUnsupported, "NEXT_BUFFER refers to buffers outside"},
+	{"\x82\x01.", ErrUnsupported, "EXT1 refers to a registry outside"},
+	{"\x92.", ErrUnsupported, "NEWOBJ_EX"},
+	{"c_codecs\nencode\n(VA\nVutf-8\ntR.", ErrMalformed, "only text as latin1 is read"},
+	{"c_codecs\nencode\n(V\\u0100\nVlatin1\ntR.", ErrMalformed, "is not in latin1"},
+	{"c_codecs\nencode\n)R.", ErrMalformed, "_codecs.encode with 0 arguments"},
+	{"cbuiltins\nbytes\n(K\x07tR.", ErrMalformed, "only the empty one is read"},
+	{"cbuiltins\nobject\n)R.", ErrMalformed, "only names a base"},
+	{"ccopyreg\n_reconstructor\n(cm\nC\ncm\nD\nNtR.", ErrMalformed, "copyreg._reconstructor of the name m.C over the name m.D"},
+	{"ccopyreg\n_reconstructor\n)R.", ErrMalformed, "with 0 arguments"},
+}
+
 // TestRefusals says of each bad pickle what is wrong with it.
 func TestRefusals(t *testing.T) {
-	for _, c := range []struct {
-		in   string
-		is   error
-		says string
-	}{
-		{"", ErrMalformed, "ends inside the pickle, before its STOP"},
-		{".", ErrMalformed, "STOP: the stack is empty"},
-		{"NN.", ErrMalformed, "1 values are left"},
-		{"(.", ErrMalformed, "STOP: the stack is empty"},
-		{"N(", ErrMalformed, "before its STOP"},
-		{"\x80\x06.", ErrUnsupported, "protocol 6"},
-		{"\xff.", ErrMalformed, "at byte 0 of the pickle: malformed pickle: there is no instruction 0xff"},
-		{"R.", ErrMalformed, "REDUCE: the stack is empty"},
-		{")R.", ErrMalformed, "REDUCE: the stack is empty"},
-		{"N)R.", ErrMalformed, "calls None, which is not a name"},
-		{"cm\nf\nNR.", ErrMalformed, "the arguments are None, not a tuple"},
-		{"cm\nf\n)R)R.", ErrMalformed, "calls an object of m.f, which is not a name"},
-		{"Nb.", ErrMalformed, "BUILD: the stack is empty"},
-		{"NNb.", ErrMalformed, "gives a state to None"},
-		{"cm\nf\n)RNbNb.", ErrMalformed, "m.f already has a state"},
-		{"t.", ErrMalformed, "there is no mark"},
-		{"K\x01\x86.", ErrMalformed, "TUPLE2: needs 2 values"},
-		{"K\x01(\x85.", ErrMalformed, "needs 1 values"},
-		{"N(0N(.", ErrMalformed, ""},
-		{"Na.", ErrMalformed, "APPEND: the stack is empty"},
-		{"NNa.", ErrMalformed, "appends to None"},
-		{"](Nu.", ErrMalformed, "assigns to a list"},
-		{"}(Nu.", ErrMalformed, "the last of 1 keys has no value"},
-		{"}]Ns.", ErrMalformed, "a list cannot be a key"},
-		{"](N\x90.", ErrMalformed, "adds to a list"},
-		{"h\x00.", ErrMalformed, "nothing was put at 0"},
-		{"Nq\x02h\x01.", ErrMalformed, "nothing was put at 1"},
-		{"Np-1\n.", ErrMalformed, `"-1" is not an index`},
-		{"gx\n.", ErrMalformed, `"x" is not an index`},
-		{"K\x01K\x02\x93.", ErrMalformed, "needs two strings, got the integer 1 and the integer 2"},
-		{"I1x\n.", ErrMalformed, `"1x" is not an integer`},
-		{"Fabc\n.", ErrMalformed, `"abc" is not a number`},
-		{"I1", ErrMalformed, "ends inside INT"},
-		{"V\\x\n.", ErrMalformed, "begins no escape"},
-		{"V\\u12\n.", ErrMalformed, "begins no escape"},
-		{"V\\U00110000\n.", ErrMalformed, "is no character"},
-		{"cm", ErrMalformed, "ends inside GLOBAL"},
-		{"X\x05\x00\x00\x00abc", nil, "BINUNICODE"},
-		{"\x8e\x00\x00\x00\x00\x00\x01\x00\x00.", nil, "BINBYTES8 claims 1099511627776 bytes"},
-		{"\x96\xff\xff\xff\xff\xff\xff\xff\xff.", nil, "BYTEARRAY8 claims 18446744073709551615 bytes"},
-		{"\x95\x00\x00\x00\x00\x00\x00\x04\x00N.", nil, "FRAME"},
-		{"\x8b\xff\xff\xff\x7f.", ErrLimit, "an integer of 2147483647 bytes"},
-		{"I" + strings.Repeat("1", 1<<11) + "\n.", ErrLimit, "longer than 1024 bytes"},
-		{"c" + strings.Repeat("m", 1<<11) + "\nn\n.", ErrLimit, "longer than 1024 bytes"},
-		{"Nr\xff\xff\xff\xff.", ErrLimit, "of memory"},
-		{"Np4294967295\n.", ErrLimit, "of memory"},
-		{strings.Repeat("(", 1<<13), ErrLimit, "marks are open"},
-		{strings.Repeat("N", 1<<19), ErrLimit, "values are on the stack"},
-		{"S'text'\n.", ErrUnsupported, "STRING belongs to Python 2"},
-		{"U\x01a.", ErrUnsupported, "SHORT_BINSTRING belongs to Python 2"},
-		{"(cm\nC\no.", ErrUnsupported, "OBJ belongs to Python 2"},
-		{"P1\n.", ErrUnsupported, "PERSID refers to data outside"},
-		{"N\x51.", ErrUnsupported, "BINPERSID refers to data outside"},
-		{"\x97.", ErrUnsupported, "NEXT_BUFFER refers to buffers outside"},
-		{"\x82\x01.", ErrUnsupported, "EXT1 refers to a registry outside"},
-		{"\x92.", ErrUnsupported, "NEWOBJ_EX"},
-		{"c_codecs\nencode\n(VA\nVutf-8\ntR.", ErrMalformed, "only text as latin1 is read"},
-		{"c_codecs\nencode\n(V\\u0100\nVlatin1\ntR.", ErrMalformed, "is not in latin1"},
-		{"c_codecs\nencode\n)R.", ErrMalformed, "_codecs.encode with 0 arguments"},
-		{"cbuiltins\nbytes\n(K\x07tR.", ErrMalformed, "only the empty one is read"},
-		{"cbuiltins\nobject\n)R.", ErrMalformed, "only names a base"},
-		{"ccopyreg\n_reconstructor\n(cm\nC\ncm\nD\nNtR.", ErrMalformed, "copyreg._reconstructor of the name m.C over the name m.D"},
-		{"ccopyreg\n_reconstructor\n)R.", ErrMalformed, "with 0 arguments"},
-	} {
+	for _, c := range refusals {
 		for name, src := range sources([]byte(c.in)) {
 			_, err := NewDecoder(src, Options{Allow: allowAll}).Decode()
 			switch {
@@ -316,7 +322,7 @@ func TestMemory(t *testing.T) {
 		"big integers": {"", "\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00\x01\x940"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			const size = 1 << 20
+			const size = 1 << 18
 			in := c.once + strings.Repeat(c.again, size/len(c.again))
 			var before, after runtime.MemStats
 			runtime.GC()
@@ -357,8 +363,11 @@ func FuzzUnpickle(f *testing.F) {
 			f.Add(data[:len(data)/part])
 		}
 	}
-	for _, s := range []string{"cos\nsystem\n(X\x02\x00\x00\x00lstR.", "\x80\x04\x8e\x00\x00\x00\x00\x00\x01\x00\x00x.", "ccopy_reg\n_reconstructor\n(cm\nC\nc__builtin__\nobject\nNtRK\x05b."} {
-		f.Add([]byte(s))
+	for _, c := range calls {
+		f.Add([]byte(c.in))
+	}
+	for _, c := range refusals {
+		f.Add([]byte(c.in))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// An object whose state is a small integer is followed by so many raw bytes, or by another pickle.

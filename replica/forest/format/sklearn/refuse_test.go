@@ -440,7 +440,10 @@ func TestSharedTree(t *testing.T) {
 func TestBombs(t *testing.T) {
 	pack := func(parts ...[]byte) []byte {
 		var b bytes.Buffer
-		w := zlib.NewWriter(&b)
+		w, err := zlib.NewWriterLevel(&b, zlib.BestSpeed) // fast enough for the race detector
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, p := range parts {
 			if _, err := w.Write(p); err != nil {
 				t.Fatal(err)
@@ -451,10 +454,10 @@ func TestBombs(t *testing.T) {
 		}
 		return b.Bytes()
 	}
-	// A bytes object of 300 MB, and the instructions for many empty dicts that are remembered.
-	zeros := pack([]byte("\x80\x04B\x00\x00\xe0\x11"), make([]byte, 300<<20))
-	pops := pack([]byte("\x80\x04"), bytes.Repeat([]byte("N0"), 100<<20))
-	dicts := pack([]byte("\x80\x04"), bytes.Repeat([]byte("}\x940"), 5<<20))
+	// A bytes object of 20 MB, and the instructions for many empty dicts that are remembered.
+	zeros := pack([]byte("\x80\x04B\x00\x00\x40\x01"), make([]byte, 20<<20))
+	pops := pack([]byte("\x80\x04"), bytes.Repeat([]byte("C\xff"+strings.Repeat("x", 255)+"0"), 100_000))
+	dicts := pack([]byte("\x80\x04"), bytes.Repeat([]byte("}\x940"), 1<<20))
 	for name, data := range map[string][]byte{"bytes": zeros, "instructions": pops, "dicts": dicts} {
 		t.Run(name, func(t *testing.T) {
 			var before, after runtime.MemStats
