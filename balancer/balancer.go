@@ -263,8 +263,9 @@ func (b *Balancer) WorkerAddr() string {
 	if !ok || !a.IP.IsUnspecified() {
 		return b.control.Addr().String()
 	}
+	// Go takes 0.0.0.0, too, for both families where there are both; where there is one it is this one.
 	loopback := "127.0.0.1"
-	if a.IP.To4() == nil && !strings.HasPrefix(b.c.ControlAddr, ":") {
+	if host, _, err := net.SplitHostPort(b.c.ControlAddr); err == nil && strings.Contains(host, ":") {
 		loopback = "::1"
 	}
 	return net.JoinHostPort(loopback, fmt.Sprint(a.Port))
