@@ -33,6 +33,7 @@ func (s *Supervisor) adopt(now time.Time) {
 		}
 		s.members[m.id] = m
 		s.adoptUntil = now.Add(s.c.Lease)
+		s.held = true
 	}
 	if len(s.members) > 0 {
 		s.Logger.Info("waiting for the replicas of before", "replicas", len(s.members), "at_most", s.c.Lease)
@@ -61,12 +62,15 @@ func (s *Supervisor) adoption(now time.Time) {
 	}
 	over := now.After(s.adoptUntil)
 	waiting := 0
+	s.held = false
 	for _, m := range s.sorted() {
 		if !m.adopting {
 			continue
 		}
 		if !over {
 			waiting++
+			// One that was only being launched is in no gateway's view.
+			s.held = s.held || m.address != ""
 			continue
 		}
 		m.adopting = false

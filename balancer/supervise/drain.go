@@ -167,7 +167,7 @@ func (s *Supervisor) Shutdown(ctx context.Context) error {
 	}
 	s.stopping = true
 	// Nobody is waited for any more: those that were are ended like all others.
-	s.adoptUntil = time.Time{}
+	s.adoptUntil, s.held = time.Time{}, false
 	var spawned []*member
 	for _, m := range s.sorted() {
 		m.adopting = false

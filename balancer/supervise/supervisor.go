@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -181,10 +182,12 @@ type Supervisor struct {
 	slots        map[string]*slot
 	ticked       time.Time
 	adoptUntil   time.Time // zero when nobody is waited for
+	held         bool      // no view is published
 	reserved     uint64    // generations below this may be published
 	restartCount uint64
 
 	saving sync.Mutex // one save at a time, taken before mu
+	saved  journal.Record
 	dirty  chan struct{}
 	wake   chan struct{}
 	stop   context.CancelFunc
@@ -624,7 +627,7 @@ func (s *Supervisor) backoff(failures int) time.Duration {
 // publish gives gateways the view of now. It does nothing while an earlier balancer's members are waited for:
 // gateways hold a better view. s.mu is held.
 func (s *Supervisor) publish() uint64 {
-	if !s.adoptUntil.IsZero() {
+	if s.held {
 		return s.Roster.Generation()
 	}
 	view := &coppicev1.WatchResponse{Models: s.Models, AllowWork: s.AllowWork}
@@ -662,9 +665,14 @@ func (s *Supervisor) save() {
 	s.mu.Lock()
 	r := s.record()
 	s.mu.Unlock()
+	if reflect.DeepEqual(r, s.saved) {
+		return // most changes are of states, which are not kept
+	}
 	if err := s.Journal.Save(r); err != nil {
 		s.Logger.Error("state was not written", "error", err)
+		return
 	}
+	s.saved = r
 }
 
 // record is what is kept. s.mu is held.

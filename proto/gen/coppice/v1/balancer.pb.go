@@ -596,8 +596,10 @@ type ReplicaHello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The pool's join token, or the secret that a spawned worker got from its balancer.
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// Of a spawned worker; empty for one started by hand.
-	Replica     string `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	// The slot of a spawned worker; empty for one started by hand.
+	Replica string `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	// Differs between two processes. A spawned worker got it from its balancer; one started by hand chooses it,
+	// and by it is known again when it rejoins.
 	Incarnation string `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// Where it serves WorkerService.
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
@@ -1447,10 +1449,11 @@ func (x *GatewayStatus) GetAcknowledgedGeneration() uint64 {
 }
 
 type ScaleStatus struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Desired int64                  `protobuf:"varint,1,opt,name=desired,proto3" json:"desired,omitempty"`
-	Min     int64                  `protobuf:"varint,2,opt,name=min,proto3" json:"min,omitempty"`
-	Max     int64                  `protobuf:"varint,3,opt,name=max,proto3" json:"max,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many spawned replicas the pool should have. Those that joined by themselves come on top.
+	Desired int64 `protobuf:"varint,1,opt,name=desired,proto3" json:"desired,omitempty"`
+	Min     int64 `protobuf:"varint,2,opt,name=min,proto3" json:"min,omitempty"`
+	Max     int64 `protobuf:"varint,3,opt,name=max,proto3" json:"max,omitempty"`
 	// Whether an operator pinned the size.
 	Pinned bool `protobuf:"varint,4,opt,name=pinned,proto3" json:"pinned,omitempty"`
 	// Why the size is what it is, such as "p95 142 ms above 100 ms" or "machine full".
@@ -1604,7 +1607,7 @@ type isScaleRequest_Target interface {
 }
 
 type ScaleRequest_Replicas struct {
-	// Pin the pool to this many replicas.
+	// Pin the pool to this many spawned replicas. Those that joined by themselves come on top.
 	Replicas int64 `protobuf:"varint,1,opt,name=replicas,proto3,oneof"`
 }
 
