@@ -117,7 +117,7 @@ func (c Config) resource() *resource.Resource {
 type Pipeline struct {
 	cfg     Config
 	logger  *slog.Logger
-	failed  seldom.Gate
+	failed  *seldom.Gate
 	conn    *grpc.ClientConn
 	metrics *sdkmetric.MeterProvider
 	traces  *sdktrace.TracerProvider
@@ -131,7 +131,7 @@ func New(ctx context.Context, cfg Config, logger *slog.Logger, producers ...sdkm
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Pipeline{cfg: cfg, logger: logger, failed: seldom.Gate{Every: complainEvery}}
+	p := &Pipeline{cfg: cfg, logger: logger, failed: newGate()}
 	var err error
 	environ.With(nil, func() { err = p.build(ctx, producers) })
 	if err == nil {
@@ -234,7 +234,8 @@ type quiet struct {
 }
 
 func (q quiet) Export(ctx context.Context, rm *metricdata.ResourceMetrics) error {
-	if err := q.Exporter.Export(ctx, rm); err != nil {
+	// An export that a shutdown interrupts is not lost: the last one says it all again.
+	if err := q.Exporter.Export(ctx, rm); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 		q.report(err)
 	}
 	return nil
@@ -283,13 +284,13 @@ func (p *Pipeline) complain(err error) {
 // HandleErrors sends what OpenTelemetry's libraries complain of to a logger, not too often. It is for main: it
 // sets the whole process's handlers.
 func HandleErrors(logger *slog.Logger) {
-	gate := &seldom.Gate{Every: complainEvery}
+	gate := newGate()
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		if held, ok := gate.Pass(time.Now()); ok {
 			logger.Warn("OpenTelemetry failed", "error", err, "held_back", held)
 		}
 	}))
-	otel.SetLogger(logr.FromSlogHandler(limited{logger.Handler(), &seldom.Gate{Every: complainEvery}}))
+	otel.SetLogger(logr.FromSlogHandler(limited{logger.Handler(), newGate()}))
 }
 
 // limited is a handler that seldom says anything. What is for debugging it says always.
@@ -310,5 +311,11 @@ func (l limited) Handle(ctx context.Context, r slog.Record) error {
 	return l.Handler.Handle(ctx, r)
 }
 
-func (l limited) WithAttrs(a []slog.Attr) slog.Handler { return limited{l.Handler.WithAttrs(a), l.gate} }
-func (l limited) WithGroup(name string) slog.Handler   { return limited{l.Handler.WithGroup(name), l.gate} }
+func (l limited) WithAttrs(a []slog.Attr) slog.Handler {
+	return limited{l.Handler.WithAttrs(a), l.gate}
+}
+func (l limited) WithGroup(name string) slog.Handler {
+	return limited{l.Handler.WithGroup(name), l.gate}
+}
+
+func newGate() *seldom.Gate { return &seldom.Gate{Every: complainEvery} }
