@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -183,11 +184,11 @@ func (b *Balancer) Start(ctx context.Context) (err error) {
 	}
 
 	b.join(record)
-	run, stop := context.WithCancel(context.Background())
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b.stop = stop
 	// The size first, so that nothing is launched for another one.
 	b.scaler.begin(record.Scale)
-	b.supervisor.Start()
+	b.supervisor.Start() //nolint:contextcheck // the pool lives until Shutdown
 	b.running.Go(func() { b.scaler.run(run) })
 	b.running.Go(func() { b.serve("control", b.server.Serve(b.control)) })
 	if b.metrics != nil {
@@ -268,7 +269,7 @@ func (b *Balancer) WorkerAddr() string {
 	if host, _, err := net.SplitHostPort(b.c.ControlAddr); err == nil && strings.Contains(host, ":") {
 		loopback = "::1"
 	}
-	return net.JoinHostPort(loopback, fmt.Sprint(a.Port))
+	return net.JoinHostPort(loopback, strconv.Itoa(a.Port))
 }
 
 // MetricsAddr is the address that the metrics page has, once Start has returned, or Off.

@@ -346,12 +346,11 @@ func (p *Page) Collect(out chan<- prometheus.Metric) {
 	for _, src := range p.sources {
 		for _, sr := range src.series {
 			var names, values []string
-			id := sr.name.page
 			for _, l := range sr.labels {
 				names, values = append(names, l.name), append(values, l.value)
-				id += "\x00" + l.name + "\x00" + l.value
 			}
 			// Two attributes may have become one label; the page must not have a series twice.
+			id := fmt.Sprintf("%s %q", sr.name.page, sr.labels)
 			if seen[id] {
 				continue
 			}

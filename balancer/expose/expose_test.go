@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -83,7 +84,7 @@ func newWorld(own ...prometheus.Collector) *world {
 func (w *world) lines(t *testing.T) []string {
 	t.Helper()
 	rec := httptest.NewRecorder()
-	w.Handler(slog.New(slog.DiscardHandler)).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	w.Handler(slog.New(slog.DiscardHandler)).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	b, err := io.ReadAll(rec.Body)
 	if err != nil || rec.Code != 200 {
 		t.Fatalf("status %d, %v: %s", rec.Code, err, b)

@@ -42,7 +42,7 @@ func (s *Supervisor) Drain(ctx context.Context, replica string, timeout time.Dur
 		s.mu.Unlock()
 		return 0, fmt.Errorf("%w: %q", ErrNotFound, replica)
 	}
-	d := s.beginDrain(m, timeout, "an operator asked for it")
+	d := s.beginDrain(m, timeout, "an operator asked for it") //nolint:contextcheck // it goes on when ctx is done
 	s.mu.Unlock()
 	select {
 	case <-m.gone.Done():
@@ -173,7 +173,7 @@ func (s *Supervisor) Shutdown(ctx context.Context) error {
 		m.adopting = false
 		if m.spawned {
 			spawned = append(spawned, m)
-			s.beginDrain(m, s.c.DrainTimeout, "the pool is closed")
+			s.beginDrain(m, s.c.DrainTimeout, "the pool is closed") //nolint:contextcheck // what follows ends it
 		}
 	}
 	s.mu.Unlock()

@@ -197,7 +197,7 @@ func (f *fake) run() {
 		if balancer.Err() == nil && !f.is(&f.cut) && !f.is(&f.frozen) {
 			session, err := sup.Join(f.hello)
 			if err == nil {
-				f.member(session, balancer)
+				f.member(balancer, session)
 				session.Close()
 			} else if errors.Is(err, ErrToken) {
 				f.w.note("%s refused", f.name)
@@ -211,7 +211,7 @@ func (f *fake) run() {
 	}
 }
 
-func (f *fake) member(session *Session, balancer context.Context) {
+func (f *fake) member(balancer context.Context, session *Session) {
 	ctx, cancel := context.WithCancel(f.ctx)
 	defer cancel()
 	defer context.AfterFunc(balancer, cancel)()
@@ -321,7 +321,7 @@ func (w *world) Spawn(ctx context.Context, spec Spec, started func(process.Ident
 }
 
 // Adopt finds a fake.
-func (w *world) Adopt(id process.Identity, spec Spec) (Worker, error) {
+func (w *world) Adopt(id process.Identity, _ Spec) (Worker, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f := w.workers[id.PID]

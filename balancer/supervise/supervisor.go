@@ -382,7 +382,7 @@ func (s *Supervisor) loop(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		s.mu.Lock()
-		s.look(time.Now())
+		s.look(time.Now()) //nolint:contextcheck // the drains that it begins outlive the loop
 		s.mu.Unlock()
 		select {
 		case <-ctx.Done():

@@ -111,7 +111,7 @@ func Connect(ctx context.Context, cmd *exec.Cmd, socketDir string, started func(
 	select {
 	case <-p.exited:
 		// It ended by itself, and how it did tells more than that the handshake failed.
-		return nil, Description{}, fmt.Errorf("%w: %w (the process ended: %v)", ErrLaunch, err, p.err)
+		return nil, Description{}, fmt.Errorf("%w: %w (the process ended: %s)", ErrLaunch, err, r.cmd.ProcessState)
 	case <-time.After(exitGrace):
 	case <-ctx.Done():
 	}

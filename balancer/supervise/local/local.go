@@ -212,7 +212,8 @@ func (s *Spawner) Spawn(ctx context.Context, spec supervise.Spec, started func(p
 		return nil, fmt.Errorf("local: %w", err)
 	}
 	defer file.Close() // the worker has its own
-	cmd := exec.Command(s.c.Executable, s.c.Args...)
+
+	cmd := exec.Command(s.c.Executable, s.c.Args...) //nolint:noctx // ctx is for the launch, the process goes on
 	cmd.Env = s.c.Environ
 	if cmd.Env == nil {
 		cmd.Env = environ()
