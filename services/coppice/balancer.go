@@ -35,6 +35,8 @@ type balancerFlags struct {
 	token  string
 	file   string
 	worker worker.Config
+
+	telemetry bool // of the workers
 }
 
 func (b *balancerFlags) flags(cmd *cobra.Command) {
@@ -74,7 +76,10 @@ func (b *balancerFlags) config(cmd *cobra.Command, state string) (balancer.Confi
 	if b.worker.Threads < 1 {
 		return cfg, usageError("--threads is %d, at least 1 is needed", b.worker.Threads)
 	}
-	cfg.WorkerArgs = []string{"--threads", strconv.Itoa(b.worker.Threads), "--max-batch-rows", strconv.Itoa(b.worker.MaxBatchRows)}
+	if !b.telemetry {
+		cfg.WorkerArgs = append(cfg.WorkerArgs, "--telemetry=false")
+	}
+	cfg.WorkerArgs = append(cfg.WorkerArgs, "--threads", strconv.Itoa(b.worker.Threads), "--max-batch-rows", strconv.Itoa(b.worker.MaxBatchRows))
 	if len(b.models) == 0 {
 		cfg.AllowWork = true
 	}
@@ -196,6 +201,7 @@ func balancerCommand() *cobra.Command {
 	}
 	c.flags(cmd)
 	b.flags(cmd)
+	telemetryFlag(cmd, &b.telemetry)
 	return cmd
 }
 

@@ -34,7 +34,7 @@ func replicaCommand() *cobra.Command {
 		c                        common
 		cfg                      replica.Config
 		token, tokenFile, listen string
-		spawned                  bool
+		spawned, exports         bool
 	)
 	cmd := &cobra.Command{
 		Use:   "replica",
@@ -78,7 +78,7 @@ func replicaCommand() *cobra.Command {
 			if set.Failpoint, err = failpoint(os.Getenv(failpointEnv)); err != nil {
 				return err
 			}
-			return runReplica(cmd.Context(), cfg, set, state, &c, cmd.ErrOrStderr())
+			return runReplica(cmd.Context(), cfg, set, state, exports, &c, cmd.ErrOrStderr())
 		},
 	}
 	c.flags(cmd)
@@ -89,6 +89,7 @@ func replicaCommand() *cobra.Command {
 	f.StringVar(&listen, "listen", "127.0.0.1:0", "`ADDR`ess to serve gateways on; port 0 takes a free one")
 	f.StringVar(&cfg.Advertise, "advertise", "", "`HOST` under which gateways reach this replica (default the address that it listens on)")
 	workerFlags(cmd, &cfg.Worker)
+	telemetryFlag(cmd, &exports)
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", 30*time.Second, "how long requests in flight may take at the end")
 	f.BoolVar(&spawned, "plugin", false, "started by a balancer")
 	_ = f.MarkHidden("plugin") // it exists
@@ -146,13 +147,16 @@ func failpoint(s string) (func([]float32), error) {
 }
 
 // runReplica runs a replica with its telemetry, which needs the place that the balancer gives it.
-func runReplica(ctx context.Context, cfg replica.Config, set replica.Settings, state string, c *common, stderr io.Writer) error {
+func runReplica(ctx context.Context, cfg replica.Config, set replica.Settings, state string, exports bool, c *common, stderr io.Writer) error {
 	logger, err := c.logger(stderr)
 	if err != nil {
 		return err
 	}
 	set.Logger = logger
 	set.Models = storeOpener{store.New(state)}
+	if !exports {
+		return replica.New(cfg, set).Run(context.WithoutCancel(ctx), ctx)
+	}
 	producer := observe.NewProducer(time.Now())
 	observer := observe.New(producer)
 	set.Observer = observer

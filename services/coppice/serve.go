@@ -66,9 +66,10 @@ func (c *common) state() (string, error) {
 
 // gatewayFlags are the flags of a gateway.
 type gatewayFlags struct {
-	cfg      gateway.Config
-	ratio    float64
-	maxInFly int64
+	cfg       gateway.Config
+	ratio     float64
+	maxInFly  int64
+	telemetry bool
 }
 
 func (g *gatewayFlags) flags(cmd *cobra.Command) {
@@ -79,7 +80,14 @@ func (g *gatewayFlags) flags(cmd *cobra.Command) {
 	f.DurationVar(&g.cfg.Server.MaxTimeout, "max-timeout", time.Minute, "longest deadline that a request may bring")
 	f.IntVar(&g.cfg.Server.MaxMessageBytes, "max-message-bytes", 64<<20, "largest request and largest answer, in bytes")
 	f.Int64Var(&g.maxInFly, "max-requests", 8192, "requests that may be accepted and not yet answered; more are refused")
+	telemetryFlag(cmd, &g.telemetry)
 	f.Float64Var(&g.ratio, "trace-ratio", tracing.DefaultRatio, "share of new traces that are recorded beyond the first 10 of a second")
+}
+
+// telemetryFlag is for measuring what telemetry costs: a pool without it cannot scale.
+func telemetryFlag(cmd *cobra.Command, into *bool) {
+	cmd.Flags().BoolVar(into, "telemetry", true, "export metrics and traces to the balancer")
+	_ = cmd.Flags().MarkHidden("telemetry") // it exists
 }
 
 // config checks the flags.
@@ -108,8 +116,15 @@ type runningGateway struct {
 }
 
 // startGateway starts a gateway that exports to its balancer.
-func startGateway(ctx context.Context, cfg gateway.Config, ratio float64, logger *slog.Logger) (*runningGateway, error) {
+func startGateway(ctx context.Context, cfg gateway.Config, flags *gatewayFlags, logger *slog.Logger) (*runningGateway, error) {
 	id := gateway.NewID()
+	if !flags.telemetry {
+		g, err := gateway.New(cfg, gateway.Settings{Logger: logger, Version: version, ID: id})
+		if err == nil {
+			err = g.Start(ctx)
+		}
+		return &runningGateway{Gateway: g}, err
+	}
 	start := time.Now()
 	producer := observe.NewProducer(start)
 	pipeline, err := telemetry.New(ctx, telemetry.Config{
@@ -118,7 +133,7 @@ func startGateway(ctx context.Context, cfg gateway.Config, ratio float64, logger
 	if err != nil {
 		return nil, err
 	}
-	rule := tracing.NewRule(tracing.DefaultPerSecond, ratio, time.Now, rand.Float64)
+	rule := tracing.NewRule(tracing.DefaultPerSecond, flags.ratio, time.Now, rand.Float64)
 	observer := observe.New(producer, pipeline.TracerProvider().Tracer("coppice/gateway"), rule, logger)
 	g, err := gateway.New(cfg, gateway.Settings{Logger: logger, Version: version, ID: id, Observer: observer})
 	if err == nil {
@@ -139,7 +154,9 @@ func (g *runningGateway) shutdown(timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	g.Shutdown(ctx)
-	g.pipeline.Shutdown(context.Background())
+	if g.pipeline != nil {
+		g.pipeline.Shutdown(context.Background())
+	}
 }
 
 func gatewayCommand() *cobra.Command {
@@ -166,7 +183,7 @@ func gatewayCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			run, err := startGateway(cmd.Context(), cfg, g.ratio, logger)
+			run, err := startGateway(cmd.Context(), cfg, &g, logger)
 			if err != nil {
 				return err
 			}

@@ -45,6 +45,7 @@ func upCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			b.telemetry = g.telemetry
 			cfg, err := b.config(cmd, state)
 			if err != nil {
 				return err
@@ -64,7 +65,7 @@ func upCommand() *cobra.Command {
 			}
 			stop := func(err error) error { return errors.Join(err, shutdownBalancer(control, cfg.DrainTimeout)) }
 			front.Balancer = control.WorkerAddr()
-			gate, err := startGateway(ctx, front, g.ratio, logger)
+			gate, err := startGateway(ctx, front, &g, logger)
 			if err != nil {
 				return stop(err)
 			}
