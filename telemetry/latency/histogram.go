@@ -76,28 +76,24 @@ func index(d time.Duration) int {
 	return (octave-minOctave)*perOctave + i
 }
 
-// Snapshot is what a histogram holds at one time.
+// Snapshot is what a histogram holds at one time. An empty one costs no memory to speak of.
 func (h *Histogram) Snapshot() *Snapshot {
-	s := &Snapshot{Scale: Scale, Offset: offset, Counts: make([]uint64, numBuckets)}
-	last := 0
-	first := numBuckets
+	s := &Snapshot{Scale: Scale, Zero: h.zero.Load(), Sum: float64(h.sum.Load()) * 1e-9}
+	first, last := numBuckets, 0
 	for i := range h.counts {
-		c := h.counts[i].Load()
-		s.Counts[i] = c
-		s.Count += c
-		if c > 0 {
-			last = i + 1
-			first = min(first, i)
+		if h.counts[i].Load() > 0 {
+			first, last = min(first, i), i+1
 		}
 	}
-	s.Zero = h.zero.Load()
-	s.Count += s.Zero
-	s.Sum = float64(h.sum.Load()) * 1e-9
+	s.Count = s.Zero
 	if last == 0 {
-		s.Counts, s.Offset = nil, 0
 		return s
 	}
-	s.Counts = s.Counts[first:last]
-	s.Offset += int32(first)
+	s.Offset = int32(offset + first)
+	s.Counts = make([]uint64, last-first)
+	for i := range s.Counts {
+		s.Counts[i] = h.counts[first+i].Load()
+		s.Count += s.Counts[i]
+	}
 	return s
 }

@@ -7,7 +7,7 @@ package tracing
 
 import (
 	"context"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -101,14 +101,17 @@ type Rule struct {
 	now       func() time.Time
 	random    func() float64
 
-	mu     sync.Mutex
-	second int64
-	n      int64
+	// second is the newest one and how many traces were recorded in it, perSecond at most: the time in
+	// seconds << countBits | count.
+	second atomic.Int64
 }
+
+// countBits is room for as many traces of a second as anyone records.
+const countBits = 20
 
 // NewRule makes a Rule. random gives uniform values in [0, 1); now and random may be called concurrently.
 func NewRule(perSecond int, ratio float64, now func() time.Time, random func() float64) *Rule {
-	return &Rule{perSecond: int64(perSecond), ratio: ratio, now: now, random: random}
+	return &Rule{perSecond: min(int64(perSecond), 1<<countBits-1), ratio: ratio, now: now, random: random}
 }
 
 // Sample decides on one new trace.
@@ -120,13 +123,19 @@ func (r *Rule) Sample() bool {
 		return false
 	}
 	second := r.now().Unix()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if second != r.second {
-		r.second, r.n = second, 0
+	for {
+		was := r.second.Load()
+		next := second<<countBits | 1
+		if was>>countBits == second {
+			if was&(1<<countBits-1) >= r.perSecond {
+				return false
+			}
+			next = was + 1
+		}
+		if r.second.CompareAndSwap(was, next) {
+			return true
+		}
 	}
-	r.n++
-	return r.n <= r.perSecond
 }
 
 // Span is what is recorded of something that is over.
