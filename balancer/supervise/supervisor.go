@@ -162,7 +162,7 @@ var (
 
 const (
 	// tickEvery is the rhythm of the loop.
-	tickEvery = 20 * time.Millisecond
+	tickEvery = 50 * time.Millisecond
 	// generations are reserved in the journal in steps, so that not every view needs a write.
 	generationStep = 1000
 )
