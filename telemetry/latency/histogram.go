@@ -20,8 +20,11 @@ const (
 	offset     = minOctave * perOctave // the index of the first bucket, in OpenTelemetry's count
 )
 
-// bounds are the upper bounds of one octave's buckets, as mantissas in nanoseconds of a number with its top bit
-// at bit 63: what is above bounds[i] is in bucket i+1 or later.
+// zeroThreshold is the lower bound in seconds of the first bucket: what does not exceed it counts as zero.
+const zeroThreshold = 1.0 / (1 << -minOctave)
+
+// bounds are the upper bounds of the buckets of the octave from 1 to 2: what is above bounds[i] is in bucket i+1
+// or later. Those of other octaves differ by a power of two, so the mantissa of a number tells its place.
 var bounds = func() (b [perOctave]float64) {
 	for i := range b {
 		b[i] = math.Exp2(float64(i+1) / perOctave)
@@ -33,12 +36,13 @@ var bounds = func() (b [perOctave]float64) {
 // once.
 type Histogram struct {
 	counts [numBuckets]atomic.Uint64
-	zero   atomic.Uint64 // at or below the smallest bound
+	zero   atomic.Uint64 // up to zeroThreshold
 	sum    atomic.Int64  // nanoseconds
 	_      [40]byte
 }
 
-// Record counts one duration. It takes about ten nanoseconds and does not allocate.
+// Record counts one duration. It takes about ten nanoseconds and does not allocate. What is over eight minutes
+// counts as eight minutes, what is negative as zero.
 func (h *Histogram) Record(d time.Duration) {
 	if d <= 0 {
 		h.zero.Add(1)
@@ -76,21 +80,21 @@ func index(d time.Duration) int {
 	return (octave-minOctave)*perOctave + i
 }
 
-// Snapshot is what a histogram holds at one time. An empty one costs no memory to speak of.
+// Snapshot is what a histogram holds at one time. What is recorded meanwhile is in it or not.
 func (h *Histogram) Snapshot() *Snapshot {
-	s := &Snapshot{Scale: Scale, Zero: h.zero.Load(), Sum: float64(h.sum.Load()) * 1e-9}
 	first, last := numBuckets, 0
 	for i := range h.counts {
 		if h.counts[i].Load() > 0 {
 			first, last = min(first, i), i+1
 		}
 	}
+	s := &Snapshot{Scale: Scale, Zero: h.zero.Load()}
 	s.Count = s.Zero
+	s.Sum = float64(h.sum.Load()) * 1e-9
 	if last == 0 {
 		return s
 	}
-	s.Offset = int32(offset + first)
-	s.Counts = make([]uint64, last-first)
+	s.Offset, s.Counts = int32(offset+first), make([]uint64, last-first)
 	for i := range s.Counts {
 		s.Counts[i] = h.counts[first+i].Load()
 		s.Count += s.Counts[i]

@@ -64,7 +64,7 @@ func (p *Producer) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
 		}
 		points = append(points, metricdata.ExponentialHistogramDataPoint[float64]{
 			Attributes: s.attributes, StartTime: p.start, Time: now, Count: h.Count, Sum: h.Sum, Scale: h.Scale, ZeroCount: h.Zero,
-			ZeroThreshold:  0,
+			ZeroThreshold:  zeroThreshold,
 			PositiveBucket: metricdata.ExponentialBucket{Offset: h.Offset, Counts: h.Counts},
 		})
 	}

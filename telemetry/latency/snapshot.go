@@ -14,6 +14,10 @@ const (
 	maxBuckets = 4096
 	maxScale   = 20
 	minScale   = -10
+	// maxOctaves bounds the durations: 2^-64 s to 2^64 s.
+	maxOctaves = 64
+	// maxCount leaves room for sums of many histograms.
+	maxCount = 1 << 53
 )
 
 // ErrPoint is wrapped by the error about a histogram that a peer should not have sent.
@@ -30,8 +34,9 @@ type Snapshot struct {
 	Sum    float64
 }
 
-// FromOTLP reads a data point. It refuses more buckets or stranger scales than a histogram of latencies has,
-// and negative values.
+// FromOTLP reads a data point. It refuses more buckets, stranger scales or larger numbers than a histogram of
+// latencies has, and negative durations. So whatever it returns can be merged with little memory. The error
+// wraps ErrPoint.
 func FromOTLP(p *metricspb.ExponentialHistogramDataPoint) (*Snapshot, error) {
 	counts := p.GetPositive().GetBucketCounts()
 	if len(counts) > maxBuckets {
@@ -40,8 +45,13 @@ func FromOTLP(p *metricspb.ExponentialHistogramDataPoint) (*Snapshot, error) {
 	if p.GetScale() > maxScale || p.GetScale() < minScale {
 		return nil, fmt.Errorf("%w: scale %d, %d to %d are taken", ErrPoint, p.GetScale(), minScale, maxScale)
 	}
-	if o := p.GetPositive().GetOffset(); o > 1<<26 || o < -1<<26 {
-		return nil, fmt.Errorf("%w: offset %d is out of range", ErrPoint, o)
+	// An index lies within the octaves, and within one bucket of zero if a bucket is wider than all of them.
+	limit := max(int64(math.Ldexp(maxOctaves, int(p.GetScale()))), 1)
+	if o := int64(p.GetPositive().GetOffset()); o < -limit || o+int64(len(counts)) > limit {
+		return nil, fmt.Errorf("%w: buckets %d to %d at scale %d, %d to %d are taken", ErrPoint, o, o+int64(len(counts)), p.GetScale(), -limit, limit)
+	}
+	if z := p.GetZeroThreshold(); !(z >= 0 && z <= 1) {
+		return nil, fmt.Errorf("%w: the zero threshold is %v, 0 to 1 s are taken", ErrPoint, z)
 	}
 	for _, c := range p.GetNegative().GetBucketCounts() {
 		if c != 0 {
@@ -49,18 +59,18 @@ func FromOTLP(p *metricspb.ExponentialHistogramDataPoint) (*Snapshot, error) {
 		}
 	}
 	s := &Snapshot{Scale: p.GetScale(), Offset: p.GetPositive().GetOffset(), Counts: slices.Clone(counts), Zero: p.GetZeroCount(), Sum: p.GetSum()}
-	if math.IsNaN(s.Sum) || math.IsInf(s.Sum, 0) || s.Sum < 0 {
-		return nil, fmt.Errorf("%w: sum %v", ErrPoint, s.Sum)
-	}
 	s.Count = s.Zero
-	for _, c := range s.Counts {
-		if s.Count+c < s.Count {
-			return nil, fmt.Errorf("%w: the counts overflow", ErrPoint)
-		}
-		s.Count += c
+	for i := 0; i < len(s.Counts) && s.Count <= maxCount; i++ {
+		s.Count += min(s.Counts[i], maxCount+1)
+	}
+	if s.Count > maxCount {
+		return nil, fmt.Errorf("%w: a count of %d is beyond belief, at most %d is taken", ErrPoint, p.GetCount(), uint64(maxCount))
 	}
 	if s.Count != p.GetCount() {
 		return nil, fmt.Errorf("%w: count is %d, the buckets hold %d", ErrPoint, p.GetCount(), s.Count)
+	}
+	if most := math.Ldexp(float64(s.Count), maxOctaves); !(s.Sum >= 0 && s.Sum <= most) {
+		return nil, fmt.Errorf("%w: the sum is %v, 0 to %v s are possible", ErrPoint, s.Sum, most)
 	}
 	return s, nil
 }
@@ -72,7 +82,8 @@ func (s *Snapshot) Clone() *Snapshot {
 	return &c
 }
 
-// Merge adds another histogram. The result has the coarser scale of the two.
+// Merge adds another histogram. The result has the coarser scale of the two, or a still coarser one if there
+// would be too many buckets.
 func (s *Snapshot) Merge(o *Snapshot) {
 	if o.Count == 0 {
 		return
@@ -101,19 +112,21 @@ func (s *Snapshot) Merge(o *Snapshot) {
 	}
 	first := min(s.Offset, t.Offset)
 	end := max(s.Offset+int32(len(s.Counts)), t.Offset+int32(len(t.Counts)))
-	for end-first > maxBuckets && s.Scale > minScale {
+	for end-first > maxBuckets {
 		t = t.Clone()
 		s.coarsen(s.Scale - 1)
 		t.coarsen(s.Scale)
 		first = min(s.Offset, t.Offset)
 		end = max(s.Offset+int32(len(s.Counts)), t.Offset+int32(len(t.Counts)))
 	}
-	counts := make([]uint64, end-first)
-	copy(counts[s.Offset-first:], s.Counts)
-	for i, c := range t.Counts {
-		counts[t.Offset-first+int32(i)] += c
+	if int(end-first) > len(s.Counts) {
+		counts := make([]uint64, end-first)
+		copy(counts[s.Offset-first:], s.Counts)
+		s.Offset, s.Counts = first, counts
 	}
-	s.Offset, s.Counts = first, counts
+	for i, c := range t.Counts {
+		s.Counts[t.Offset-first+int32(i)] += c
+	}
 }
 
 // coarsen lowers the scale: 2^n neighbouring buckets become one.
@@ -190,28 +203,21 @@ func (s *Snapshot) Quantile(q float64) (seconds float64, ok bool) {
 	return s.bound(s.Offset + int32(len(s.Counts))), true
 }
 
-// Classic counts, for each of the ascending bounds in seconds, what does not exceed it. A bucket that a bound
-// cuts is divided as if its logarithms were spread evenly.
+// Classic counts, for each of the ascending bounds in seconds, what does not exceed it, as the "le" buckets of
+// Prometheus do. A bucket that a bound cuts is divided as if the logarithms in it were spread evenly, and
+// rounded down.
 func (s *Snapshot) Classic(bounds []float64) []uint64 {
 	out := make([]uint64, len(bounds))
+	below, i := s.Zero, 0 // all that is in buckets before i
 	for k, b := range bounds {
-		n := float64(s.Zero)
-		for i, c := range s.Counts {
-			at := s.Offset + int32(i)
-			low, high := s.bound(at), s.bound(at+1)
-			switch {
-			case high <= b:
-				n += float64(c)
-			case low < b:
-				n += float64(c) * math.Log2(b/low) / math.Log2(high/low)
-			}
-			if low >= b {
-				break
-			}
+		at := math.Ldexp(math.Log2(b), int(s.Scale)) - float64(s.Offset) // in buckets from the first one
+		for i < len(s.Counts) && float64(i+1) <= at {
+			below += s.Counts[i]
+			i++
 		}
-		out[k] = uint64(n)
-		if k > 0 {
-			out[k] = max(out[k], out[k-1])
+		out[k] = below
+		if i < len(s.Counts) && at > float64(i) {
+			out[k] += uint64(float64(s.Counts[i]) * (at - float64(i)))
 		}
 	}
 	return out
