@@ -16,9 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,6 +106,11 @@ func NewID() string {
 	return host + "-" + random(4)
 }
 
+// requestID makes an id to find a request by. It is no secret.
+func requestID() string {
+	return strconv.FormatUint(mathrand.Uint64()|1<<63, 16)
+}
+
 func random(n int) string {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails
@@ -118,7 +125,7 @@ func New(cfg Config, set Settings) (*Gateway, error) {
 	cfg.Server = cfg.Server.WithDefaults()
 	g := &Gateway{cfg: cfg, set: set, health: health.NewServer()}
 	g.pool = pool.New(pool.Config{Admit: cfg.Admit, MaxMessageBytes: cfg.Server.MaxMessageBytes}, pool.Settings{Logger: set.Logger})
-	g.server = server.New(cfg.Server, server.Settings{Pool: g.pool, Observer: set.Observer, RequestID: func() string { return random(8) }})
+	g.server = server.New(cfg.Server, server.Settings{Pool: g.pool, Observer: set.Observer, RequestID: requestID})
 	return g, nil
 }
 
