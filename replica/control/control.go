@@ -59,7 +59,7 @@ func (m *Member) Run(ctx, leave context.Context) error {
 	lease, last := defaultLease, time.Now()
 	wait := redialMin
 	for {
-		s := &session{member: m, lease: lease, heard: last}
+		s := &session{member: m, lease: lease, heard: last, loaded: make(chan struct{}, 1)}
 		err := s.run(ctx, leave)
 		if err == nil {
 			return nil
@@ -99,6 +99,7 @@ type session struct {
 	heard    time.Time // when the balancer was last known to be there
 	welcomed bool
 	newest   context.CancelFunc // abandons the loading of the newest welcome's models
+	loaded   chan struct{}      // models were loaded: the balancer is told at once
 }
 
 func (s *session) run(ctx, leave context.Context) (err error) {
@@ -146,6 +147,12 @@ func (s *session) run(ctx, leave context.Context) (err error) {
 			work.Go(func() {
 				for load.Err() == nil {
 					err := m.Replica.Load(load, w)
+					if err == nil {
+						select {
+						case s.loaded <- struct{}{}:
+						default:
+						}
+					}
 					if err == nil || load.Err() != nil {
 						return
 					}
@@ -180,6 +187,7 @@ func (s *session) heartbeats(ctx, leave context.Context, stream coppicev1.Balanc
 			leaving = nil
 			req.Leaving = true
 		case <-tick.C:
+		case <-s.loaded:
 		}
 		req.Heartbeat = s.member.Replica.Heartbeat()
 		if stream.Send(req) != nil {
