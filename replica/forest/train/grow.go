@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -8,290 +9,402 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
-// grown is a node of a tree in preorder: a leaf when it has values.
-type grown struct {
+// tree is a grown tree.
+type tree struct {
+	nodes  []node    // in preorder
+	values []float64 // of the mixed leaves, in their order: one value a class, or the mean target
+}
+
+// node is a split when feature is not negative, or a leaf.
+type node struct {
 	feature   int32
 	threshold float32
-	values    []float64
 }
 
-// pair is a row's value of one feature, for sorting.
-type pair struct {
-	v   float32
-	row int32
-}
+// mixedLeaf is the feature of a leaf whose values stand in tree.values. The numbers below it are leaves with a
+// single class: they are most, and their values would be mostly zeros.
+const mixedLeaf = -1
 
-// grower grows one tree at a time. Its buffers serve all trees of a worker.
+func classLeaf(class int32) node { return node{feature: mixedLeaf - 1 - class} }
+
+func (n node) class() int32 { return mixedLeaf - 1 - n.feature }
+
+// cancelStep is the number of values that are sorted between two looks at the context, some 10 ms of work.
+const cancelStep = 1 << 19
+
+// grower grows one tree at a time. Its buffers serve all trees of a worker, so that a node allocates nothing.
 type grower struct {
-	cfg     Config
-	data    *Data
-	columns []float32
-	n       int
+	cfg    Config
+	data   *Data
+	cols   *columns
+	chacha *rand.ChaCha8
+	random *rand.Rand
 
-	count    []int32 // how often the bootstrap drew a row
-	rows     []int32 // the rows of the tree, those of a node together
-	features []int32
-	pairs    []pair
-	left     []float64 // per class: weight to the left of a split
-	total    []float64
-	nodes    []grown
+	count    []uint16 // by row: how often the bootstrap drew it
+	rows     []uint32 // the rows of the tree; those of a node stand together, ascending
+	spare    []uint32
+	features []int32 // in an order that changes; see best
+	stack    []todo
+	nodes    []node
+	values   []float64
+	sorter   *sorter
+	idle     int // values sorted since ctx was looked at
+
+	// Of the node that is looked at. What is by place is so by the place in its rows.
+	weight int64 // rows, as often as they were drawn
+	pure   bool  // all rows have the same label or target
+	// A classifier's.
+	tags    []uint32 // by place: label<<16 | count
+	tagged  int      // how many tags are set
+	total   []int64  // by class: weight
+	left    []int64  // by class: weight to the left of a split; all 0 between uses
+	squares int64    // sum of the squares of total
+	// A regressor's.
+	mean float64
+	devs []dev // by place
 }
 
-func newGrower(cfg Config, data *Data, columns []float32) *grower {
-	g := &grower{cfg: cfg, data: data, columns: columns, n: data.Len()}
-	g.count = make([]int32, g.n)
-	g.features = make([]int32, data.Features)
-	g.pairs = make([]pair, g.n)
-	k := max(len(data.Classes), 1)
-	g.left, g.total = make([]float64, k), make([]float64, k)
+// dev is what a row adds to the sums on its side of a split.
+type dev struct{ sum, weight float64 } // count * (target - mean), count
+
+// todo is a subtree to grow.
+type todo struct {
+	from, to  int // of grower.rows
+	depth     int // splits above it
+	constants int // features known to have a single value in it
+}
+
+func newGrower(cfg Config, data *Data, cols *columns) *grower {
+	n := cols.n
+	g := &grower{
+		cfg: cfg, data: data, cols: cols, chacha: rand.NewChaCha8([32]byte{}),
+		count: make([]uint16, n), rows: make([]uint32, 0, n), spare: make([]uint32, n),
+		features: make([]int32, data.Features), sorter: newSorter(n),
+	}
+	g.random = rand.New(g.chacha)
+	if cfg.Task == model.Classify {
+		g.tags = make([]uint32, n)
+		g.total, g.left = make([]int64, len(data.Classes)), make([]int64, len(data.Classes))
+	} else {
+		g.devs = make([]dev, n)
+	}
 	return g
 }
 
-// grow draws the rows of a tree and splits them until nothing is left to split.
-func (g *grower) grow(random *rand.Rand) []grown {
-	clear(g.count)
+// grow grows the tree of a seed. It fails only when ctx is done.
+func (g *grower) grow(ctx context.Context, seed [32]byte) (*tree, error) {
+	g.chacha.Seed(seed)
+	g.sample()
+	for i := range g.features {
+		g.features[i] = int32(i)
+	}
+	g.nodes, g.values = g.nodes[:0], g.values[:0]
+	g.stack = append(g.stack[:0], todo{to: len(g.rows)})
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	for len(g.stack) > 0 {
+		at := g.stack[len(g.stack)-1]
+		g.stack = g.stack[:len(g.stack)-1]
+		rows := g.rows[at.from:at.to]
+		g.look(rows)
+		s := split{feature: -1}
+		if !g.pure && at.depth < g.cfg.MaxDepth && len(rows) >= max(g.cfg.MinSplit, 2*g.cfg.MinLeaf) {
+			var err error
+			if s, err = g.best(ctx, rows, &at.constants); err != nil {
+				return nil, err
+			}
+		}
+		if s.feature < 0 {
+			g.leaf(rows)
+			continue
+		}
+		values := g.cols.values[s.feature]
+		g.nodes = append(g.nodes, node{s.feature, between(values[s.low], values[s.high])})
+		mid := at.from + g.partition(rows, s)
+		g.stack = append(g.stack,
+			todo{mid, at.to, at.depth + 1, at.constants},
+			todo{at.from, mid, at.depth + 1, at.constants})
+	}
+	return &tree{nodes: slices.Clone(g.nodes), values: slices.Clone(g.values)}, nil
+}
+
+// sample draws the rows of the tree.
+func (g *grower) sample() {
+	n := g.cols.n
 	if g.cfg.NoBootstrap {
 		for i := range g.count {
 			g.count[i] = 1
 		}
 	} else {
-		for range g.n {
-			g.count[random.IntN(g.n)]++
+		clear(g.count)
+		for range n {
+			c := &g.count[g.random.IntN(n)]
+			if *c < math.MaxUint16 { // as it is: more than 8 has a chance of 1 in a million
+				*c++
+			}
 		}
 	}
 	g.rows = g.rows[:0]
 	for i, c := range g.count {
 		if c > 0 {
-			g.rows = append(g.rows, int32(i))
+			g.rows = append(g.rows, uint32(i))
 		}
 	}
-	for i := range g.features {
-		g.features[i] = int32(i)
-	}
-	g.nodes = nil
-	type todo struct{ from, to, depth int }
-	stack := []todo{{0, len(g.rows), 0}}
-	for len(stack) > 0 {
-		at := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		rows := g.rows[at.from:at.to]
-		s, ok := split{}, false
-		if at.depth < g.maxDepth() {
-			s, ok = g.best(rows, random)
-		}
-		if !ok {
-			g.nodes = append(g.nodes, grown{values: g.leaf(rows)})
-			continue
-		}
-		mid := at.from + g.partition(rows, s)
-		g.nodes = append(g.nodes, grown{feature: s.feature, threshold: s.threshold})
-		stack = append(stack, todo{mid, at.to, at.depth + 1}, todo{at.from, mid, at.depth + 1})
-	}
-	return g.nodes
 }
 
-func (g *grower) maxDepth() int {
-	if g.cfg.MaxDepth > 0 {
-		return g.cfg.MaxDepth
-	}
-	return model.MaxDepth
-}
-
-// leaf is what a leaf of these rows predicts: the share of each class, or the mean.
-func (g *grower) leaf(rows []int32) []float64 {
+// look sets what the grower knows of a node with these rows.
+func (g *grower) look(rows []uint32) {
+	g.weight, g.pure = 0, true
 	if g.cfg.Task == model.Regress {
-		sum, weight := 0.0, 0.0
-		for _, r := range rows {
-			w := float64(g.count[r])
-			sum += float64(w * g.data.Targets[r])
-			weight += w
-		}
-		return []float64{sum / weight}
+		g.lookRegress(rows)
+		return
 	}
-	out := make([]float64, len(g.data.Classes))
-	weight := 0.0
-	for _, r := range rows {
-		w := float64(g.count[r])
-		out[g.data.Labels[r]] += w
-		weight += w
+	// Only what the last node counted: of many classes few are in a node.
+	for _, tag := range g.tags[:g.tagged] {
+		g.total[tag>>16] = 0
 	}
-	for i := range out {
-		out[i] /= weight
+	g.tagged = len(rows)
+	g.squares = 0
+	first := g.data.Labels[rows[0]]
+	for i, r := range rows {
+		label, w := g.data.Labels[r], int64(g.count[r])
+		g.pure = g.pure && label == first
+		g.tags[i] = uint32(label)<<16 | uint32(w)
+		g.squares += w * (2*g.total[label] + w)
+		g.total[label] += w
+		g.weight += w
 	}
-	return out
 }
 
-// split sends rows whose feature is at most the threshold to the left.
+func (g *grower) lookRegress(rows []uint32) {
+	first, sum := g.data.Targets[rows[0]], 0.0
+	for _, r := range rows {
+		y, w := g.data.Targets[r], g.count[r]
+		g.pure = g.pure && y == first
+		sum += float64(float64(w) * y)
+		g.weight += int64(w)
+	}
+	g.mean = sum / float64(g.weight)
+	if g.pure {
+		g.mean = first // the rounding of sum may have lost it
+		return
+	}
+	// Around the mean, sums lose the fewest digits.
+	for i, r := range rows {
+		w := float64(g.count[r])
+		g.devs[i] = dev{float64(w * (g.data.Targets[r] - g.mean)), w}
+	}
+}
+
+// leaf makes a leaf of the node that was looked at.
+func (g *grower) leaf(rows []uint32) {
+	switch {
+	case g.cfg.Task == model.Regress:
+		g.nodes = append(g.nodes, node{feature: mixedLeaf})
+		g.values = append(g.values, g.mean)
+	case g.pure:
+		g.nodes = append(g.nodes, classLeaf(g.data.Labels[rows[0]]))
+	default:
+		g.nodes = append(g.nodes, node{feature: mixedLeaf})
+		for _, w := range g.total {
+			g.values = append(g.values, float64(w)/float64(g.weight))
+		}
+	}
+}
+
+// split sends rows whose rank is at most low to the left. There is none when feature is negative.
 type split struct {
 	feature   int32
-	threshold float32
+	low, high uint32 // the ranks on both sides of it
 	gain      float64
 }
 
-// best searches the split that makes the children purest, among features drawn without replacement until
-// MaxFeatures that have more than one value were tried. It returns false when the node is to be a leaf.
-func (g *grower) best(rows []int32, random *rand.Rand) (best split, ok bool) {
-	weight := 0.0
-	for _, r := range rows {
-		weight += float64(g.count[r])
-	}
-	if int(weight) < g.cfg.MinSplit || g.pure(rows) {
-		return best, false
-	}
-	tried := 0
-	for i := 0; i < len(g.features) && tried < g.cfg.MaxFeatures; i++ {
-		j := i + random.IntN(len(g.features)-i)
-		g.features[i], g.features[j] = g.features[j], g.features[i]
-		f := g.features[i]
-		pairs := g.sorted(f, rows)
-		if pairs[0].v == pairs[len(pairs)-1].v {
+// best searches the split that makes the children purest, the first of equal ones, among features drawn without
+// replacement: MaxFeatures of them, and more as long as all those had a single value.
+//
+// constants is the number of features that are known to have a single value in the node, and is raised by those
+// that are found: they are the first of g.features. Below the node nothing moves them, so every subtree finds
+// there the ones of its parent.
+func (g *grower) best(ctx context.Context, rows []uint32, constants *int) (split, error) {
+	best := split{feature: -1, gain: math.Inf(-1)}
+	known := *constants // of those, how many were not drawn
+	from, to := *constants, len(g.features)
+	varied := false
+	for tried := 0; from < to && (tried < g.cfg.MaxFeatures || !varied); tried++ {
+		j := g.random.IntN(known + to - from)
+		if j < known {
+			known--
 			continue
 		}
-		tried++
-		s, found := g.scan(pairs, weight)
-		if found && (!ok || s.gain > best.gain) {
-			best, ok = s, true
+		j += from - known
+		f := g.features[j]
+		items, ok, err := g.sorted(ctx, f, rows)
+		if err != nil {
+			return best, err
+		}
+		if !ok {
+			g.features[j], g.features[from] = g.features[from], f
+			from++
+			continue
+		}
+		to--
+		g.features[j], g.features[to] = g.features[to], f
+		varied = true
+		if s := g.scan(items); s.gain > best.gain {
+			best = s
 			best.feature = f
 		}
 	}
-	return best, ok
+	*constants = from
+	return best, nil
 }
 
-// sorted are a feature's values of these rows in ascending order.
-func (g *grower) sorted(f int32, rows []int32) []pair {
-	column := g.columns[int(f)*g.n : (int(f)+1)*g.n]
-	pairs := g.pairs[:len(rows)]
-	for i, r := range rows {
-		pairs[i] = pair{column[r], r}
-	}
-	slices.SortFunc(pairs, func(a, b pair) int {
-		switch {
-		case a.v < b.v:
-			return -1
-		case a.v > b.v:
-			return 1
+// sorted is a feature of these rows in ascending order: ranks in the upper half, in the lower the tags of a
+// classifier or the places of a regressor. It returns false when all are equal.
+func (g *grower) sorted(ctx context.Context, f int32, rows []uint32) ([]uint64, bool, error) {
+	if g.idle += len(rows); g.idle > cancelStep {
+		if g.idle = 0; ctx.Err() != nil {
+			return nil, false, context.Cause(ctx)
 		}
-		return int(a.row) - int(b.row)
-	})
-	return pairs
-}
-
-// pure tells whether all rows have the same label or target.
-func (g *grower) pure(rows []int32) bool {
+	}
+	ranks := g.cols.of(f)
+	items := g.sorter.items[:len(rows)]
+	lo, hi := uint32(math.MaxUint32), uint32(0)
 	if g.cfg.Task == model.Regress {
-		for _, r := range rows[1:] {
-			if g.data.Targets[r] != g.data.Targets[rows[0]] {
-				return false
-			}
+		for i, r := range rows {
+			k := ranks[r]
+			lo, hi = min(lo, k), max(hi, k)
+			items[i] = uint64(k)<<32 | uint64(i)
 		}
-		return true
-	}
-	for _, r := range rows[1:] {
-		if g.data.Labels[r] != g.data.Labels[rows[0]] {
-			return false
+	} else {
+		tags := g.tags[:len(rows)]
+		for i, r := range rows {
+			k := ranks[r]
+			lo, hi = min(lo, k), max(hi, k)
+			items[i] = uint64(k)<<32 | uint64(tags[i])
 		}
 	}
-	return true
+	if lo == hi {
+		return nil, false, nil
+	}
+	return g.sorter.sort(items, lo, hi), true, nil
 }
 
-// scan looks at every place between two different values. Its gain is comparable between the splits of one
-// node: the higher, the purer the children.
-func (g *grower) scan(pairs []pair, weight float64) (split, bool) {
-	if g.cfg.Task == model.Regress {
-		return g.scanRegress(pairs, weight)
+// scan looks at every place between two different ranks. Gains are comparable between the splits of one node:
+// the higher, the purer the children.
+func (g *grower) scan(items []uint64) split {
+	switch {
+	case g.cfg.Task == model.Regress:
+		return g.scanRegress(items)
+	case len(g.total) == 2:
+		return g.scanBinary(items)
+	default:
+		return g.scanClassify(items)
 	}
-	return g.scanClassify(pairs, weight)
 }
 
 // scanClassify maximises the sum over both children of (sum of squared class weights) / weight, which is what
 // minimising the mean Gini impurity comes to.
-func (g *grower) scanClassify(pairs []pair, weight float64) (best split, ok bool) {
-	clear(g.left)
-	clear(g.total)
-	for _, p := range pairs {
-		g.total[g.data.Labels[p.row]] += float64(g.count[p.row])
-	}
-	squaresLeft, squaresRight := 0.0, 0.0
-	for _, w := range g.total {
-		squaresRight += float64(w * w)
-	}
-	minLeaf := float64(g.cfg.MinLeaf)
-	wl := 0.0
-	for i := range len(pairs) - 1 {
-		p := pairs[i]
-		w, c := float64(g.count[p.row]), g.data.Labels[p.row]
-		// (a+w)^2 = a^2 + w(2a+w); all are whole numbers, so the sums are exact.
+func (g *grower) scanClassify(items []uint64) split {
+	best := split{feature: -1, gain: math.Inf(-1)}
+	minLeaf := g.cfg.MinLeaf
+	var wl, squaresLeft int64
+	squaresRight := g.squares
+	for i := range len(items) - 1 {
+		it, next := items[i], items[i+1]
+		w, c := int64(it&0xffff), it>>16&0xffff
+		// (a+w)^2 = a^2 + w(2a+w)
 		l := g.left[c]
 		r := g.total[c] - l
-		squaresLeft += float64(w * (2*l + w))
-		squaresRight -= float64(w * (2*r - w))
+		squaresLeft += w * (2*l + w)
+		squaresRight -= w * (2*r - w)
 		g.left[c] = l + w
 		wl += w
-		if p.v == pairs[i+1].v || wl < minLeaf || weight-wl < minLeaf {
+		if it>>32 == next>>32 || i+1 < minLeaf || len(items)-1-i < minLeaf {
 			continue
 		}
-		if gain := squaresLeft/wl + squaresRight/(weight-wl); !ok || gain > best.gain {
-			best, ok = split{threshold: between(p.v, pairs[i+1].v), gain: gain}, true
+		if gain := float64(squaresLeft)/float64(wl) + float64(squaresRight)/float64(g.weight-wl); gain > best.gain {
+			best = split{low: uint32(it >> 32), high: uint32(next >> 32), gain: gain}
 		}
 	}
-	return best, ok
+	for _, it := range items {
+		g.left[it>>16&0xffff] = 0
+	}
+	return best
+}
+
+// scanBinary is scanClassify for two classes. There the measure differs only by constants of the node from
+// d^2 / (weight left * weight right), where d is how much of the second class is on the left beyond its share.
+func (g *grower) scanBinary(items []uint64) split {
+	best := split{feature: -1, gain: math.Inf(-1)}
+	minLeaf := g.cfg.MinLeaf
+	all, ones := g.weight, g.total[1]
+	var wl, left int64
+	for i := range len(items) - 1 {
+		it, next := items[i], items[i+1]
+		w := int64(it & 0xffff)
+		wl += w
+		left += w * int64(it>>16&1)
+		if it>>32 == next>>32 || i+1 < minLeaf || len(items)-1-i < minLeaf {
+			continue
+		}
+		d := float64(left*all - wl*ones)
+		if gain := d * d / (float64(wl) * float64(all-wl)); gain > best.gain {
+			best = split{low: uint32(it >> 32), high: uint32(next >> 32), gain: gain}
+		}
+	}
+	return best
 }
 
 // scanRegress maximises the sum over both children of sum^2 / weight, which is what minimising the squared
-// error comes to.
-func (g *grower) scanRegress(pairs []pair, weight float64) (best split, ok bool) {
-	total := 0.0
-	for _, p := range pairs {
-		total += float64(float64(g.count[p.row]) * g.data.Targets[p.row])
-	}
-	// Sums around the mean lose fewer digits.
-	mean := total / weight
-	minLeaf := float64(g.cfg.MinLeaf)
+// error comes to. Around the mean the sums of both children are opposite, so that differs only by a constant of
+// the node from sum^2 / (weight left * weight right).
+func (g *grower) scanRegress(items []uint64) split {
+	best := split{feature: -1, gain: math.Inf(-1)}
+	minLeaf := g.cfg.MinLeaf
+	devs := g.devs[:len(items)]
+	all := float64(g.weight)
 	wl, left := 0.0, 0.0
-	rest := 0.0
-	for _, p := range pairs {
-		rest += float64(float64(g.count[p.row]) * (g.data.Targets[p.row] - mean))
-	}
-	for i := range len(pairs) - 1 {
-		p := pairs[i]
-		w := float64(g.count[p.row])
-		left += float64(w * (g.data.Targets[p.row] - mean))
-		wl += w
-		if p.v == pairs[i+1].v || wl < minLeaf || weight-wl < minLeaf {
+	for i := range len(items) - 1 {
+		it, next := items[i], items[i+1]
+		d := &devs[uint32(it)]
+		left += d.sum
+		wl += d.weight
+		if it>>32 == next>>32 || i+1 < minLeaf || len(items)-1-i < minLeaf {
 			continue
 		}
-		right := rest - left
-		if gain := float64(left*left)/wl + float64(right*right)/(weight-wl); !ok || gain > best.gain {
-			best, ok = split{threshold: between(p.v, pairs[i+1].v), gain: gain}, true
+		if gain := left * left / (wl * (all - wl)); gain > best.gain {
+			best = split{low: uint32(it >> 32), high: uint32(next >> 32), gain: gain}
 		}
 	}
-	return best, ok
+	return best
 }
 
 // between is the middle of a and b, a < b, such that a <= between < b.
 func between(a, b float32) float32 {
 	mid := float32(float64(a)/2 + float64(b)/2)
-	if mid >= b || math.IsInf(float64(mid), 0) || mid < a {
+	if mid >= b || mid < a {
 		return a
 	}
 	return mid
 }
 
 // partition puts the rows that go to the left before the others, keeps their order, and returns their number.
-func (g *grower) partition(rows []int32, s split) int {
-	column := g.columns[int(s.feature)*g.n : (int(s.feature)+1)*g.n]
-	left := 0
-	rest := g.pairs[:0]
+func (g *grower) partition(rows []uint32, s split) int {
+	ranks := g.cols.of(s.feature)
+	spare := g.spare[:len(rows)]
+	left, right := 0, 0
 	for _, r := range rows {
-		if column[r] <= s.threshold {
-			rows[left] = r
-			left++
-		} else {
-			rest = append(rest, pair{row: r})
+		// Both are written and one is counted: which way a row goes is hard to predict.
+		rows[left], spare[right] = r, r
+		l := 0
+		if ranks[r] <= s.low {
+			l = 1
 		}
+		left += l
+		right += 1 - l
 	}
-	for i, p := range rest {
-		rows[left+i] = p.row
-	}
+	copy(rows[left:], spare[:right])
 	return left
 }

@@ -7,16 +7,16 @@ package train
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 
-	"github.com/coppice-mesh/coppice/replica/forest/engine"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
@@ -26,45 +26,61 @@ var (
 	ErrConfig = errors.New("training configuration")
 	// ErrData is wrapped by errors about Data.
 	ErrData = errors.New("training data")
+	// ErrTooLarge is wrapped by the error about a forest whose leaves would not fit in memory.
+	ErrTooLarge = errors.New("forest too large")
 )
 
-// goldenRows is the number of rows of the training data that go into the model with their outputs.
-const goldenRows = 4
+// Limits of what is learned.
+const (
+	// MaxTarget is the largest magnitude of a regressor's target: squares of sums of more would overflow.
+	MaxTarget = 1e100
+	// maxLeafValues bounds the leaves with more than one class, of all trees together: 2 GiB of float64.
+	maxLeafValues = 1 << 28
+	// goldenRows is the number of rows of the training data that go into the model with their outputs.
+	goldenRows = 4
+)
 
-// Config says what forest to grow.
+// Config says what forest to grow. For every number 0 stands for the default; what is outside the range is
+// refused with an error that wraps ErrConfig.
 type Config struct {
-	// Task is what to predict.
+	// Task is what to predict, model.Classify or model.Regress. There is no default.
 	Task model.Task
 	// Trees is their number, 1 to model.MaxTrees. Default 100.
 	Trees int
-	// MaxDepth is the number of splits on the longest path, 1 to model.MaxDepth; 0 does not limit it.
+	// MaxDepth is the number of splits on the longest path, 1 to model.MaxDepth. Default model.MaxDepth,
+	// which all but a few strange data sets never reach.
 	MaxDepth int
-	// MinSplit is the number of rows in a node that may be split, at least 2. Default 2.
+	// MinSplit is the number of rows from which on a node may be split, 2 or more. Default 2. Here and in
+	// MinLeaf a row counts once, however often the bootstrap drew it.
 	MinSplit int
-	// MinLeaf is the number of rows that a split must leave on each side, at least 1. Default 1.
+	// MinLeaf is the number of rows that a split must leave on each side, 1 or more. Default 1.
 	MinLeaf int
-	// MaxFeatures is the number of features that are tried at each node, in which those with a single value do
-	// not count. Default: the square root of all for a classifier, all for a regressor.
+	// MaxFeatures is the number of features that are tried at each node, 1 to all. If all of those have a
+	// single value in the node, more are drawn until one has not. Default: the square root of all, rounded
+	// down, for a classifier; all for a regressor.
 	MaxFeatures int
-	// NoBootstrap grows every tree on all rows instead of on a sample drawn with replacement.
+	// NoBootstrap grows every tree on all rows, instead of on as many rows drawn with replacement.
 	NoBootstrap bool
-	// Seed determines every random choice.
+	// Seed determines every random choice. Any value.
 	Seed uint64
-	// Workers is the number of trees that are grown at the same time. Default: the number of cores.
+	// Workers is the number of trees that are grown at the same time, 1 or more. Default GOMAXPROCS. It
+	// changes the time and the memory (about 40 bytes a row each), not the forest.
 	Workers int
 }
 
-// Data is what a forest learns from.
+// Data is what a forest learns from. Forest reads it and keeps nothing of it. What is outside the ranges is
+// refused with an error that wraps ErrData and names the row.
 type Data struct {
-	// Rows is row-major, Features values a row, all finite.
+	// Rows is row-major, Features values a row, all finite: missing values are refused. 1 to
+	// math.MaxInt32 rows.
 	Rows     []float32
-	Features int
-	Names    []string // of the features; may be nil
+	Features int      // values in a row, 1 to model.MaxFeatures
+	Names    []string // of the features; nil, or one a feature
 	// Labels are a classifier's, one a row: indices into Classes.
 	Labels    []int32
-	Classes   []string
-	ClassKind string // as model.Meta has it
-	// Targets are a regressor's, one a row, all finite.
+	Classes   []string // 1 to model.MaxOutputs
+	ClassKind string   // as model.Meta has it
+	// Targets are a regressor's, one a row, from -MaxTarget to MaxTarget.
 	Targets []float64
 }
 
@@ -76,46 +92,56 @@ func (d *Data) Len() int {
 	return len(d.Rows) / d.Features
 }
 
-// withDefaults fills in the defaults and checks the result.
-func (c Config) withDefaults(features int) (Config, error) {
+// Validate checks all that can be checked without the data.
+func (c Config) Validate() error {
+	switch {
+	case c.Task != model.Classify && c.Task != model.Regress:
+		return fmt.Errorf("%w: task %q, it can be %q or %q", ErrConfig, c.Task, model.Classify, model.Regress)
+	case c.Trees < 0 || c.Trees > model.MaxTrees:
+		return fmt.Errorf("%w: %d trees, 1 to %d are possible", ErrConfig, c.Trees, model.MaxTrees)
+	case c.MaxDepth < 0 || c.MaxDepth > model.MaxDepth:
+		return fmt.Errorf("%w: depth %d, 0 (no limit) to %d are possible", ErrConfig, c.MaxDepth, model.MaxDepth)
+	case c.MinSplit < 0 || c.MinSplit == 1:
+		return fmt.Errorf("%w: nodes of %d rows cannot be split, at least 2 are needed", ErrConfig, c.MinSplit)
+	case c.MinLeaf < 0:
+		return fmt.Errorf("%w: leaves of %d rows, at least 1 is needed", ErrConfig, c.MinLeaf)
+	case c.MaxFeatures < 0:
+		return fmt.Errorf("%w: %d features at a node, at least 1 is needed", ErrConfig, c.MaxFeatures)
+	case c.Workers < 0:
+		return fmt.Errorf("%w: %d workers, at least 1 is needed", ErrConfig, c.Workers)
+	}
+	return nil
+}
+
+// resolve puts the defaults in the place of zeros.
+func (c Config) resolve(features int) (Config, error) {
+	if c.MaxFeatures > features {
+		return c, fmt.Errorf("%w: %d features at a node, 1 to %d are possible", ErrConfig, c.MaxFeatures, features)
+	}
 	if c.Trees == 0 {
 		c.Trees = 100
 	}
-	if c.MinSplit == 0 {
-		c.MinSplit = 2
+	if c.MaxDepth == 0 {
+		c.MaxDepth = model.MaxDepth
 	}
-	if c.MinLeaf == 0 {
-		c.MinLeaf = 1
-	}
-	if c.Workers == 0 {
-		c.Workers = runtime.GOMAXPROCS(0)
-	}
+	c.MinSplit = max(c.MinSplit, 2)
+	c.MinLeaf = max(c.MinLeaf, 1)
 	if c.MaxFeatures == 0 {
 		c.MaxFeatures = features
 		if c.Task == model.Classify {
-			c.MaxFeatures = max(int(math.Sqrt(float64(features))), 1)
+			c.MaxFeatures = int(math.Sqrt(float64(features)))
 		}
 	}
-	switch {
-	case c.Task != model.Classify && c.Task != model.Regress:
-		return c, fmt.Errorf("%w: task %q, it can be %q or %q", ErrConfig, c.Task, model.Classify, model.Regress)
-	case c.Trees < 1 || c.Trees > model.MaxTrees:
-		return c, fmt.Errorf("%w: %d trees, 1 to %d are possible", ErrConfig, c.Trees, model.MaxTrees)
-	case c.MaxDepth < 0 || c.MaxDepth > model.MaxDepth:
-		return c, fmt.Errorf("%w: depth %d, 0 (no limit) to %d are possible", ErrConfig, c.MaxDepth, model.MaxDepth)
-	case c.MinSplit < 2:
-		return c, fmt.Errorf("%w: nodes of %d rows cannot be split, at least 2 are needed", ErrConfig, c.MinSplit)
-	case c.MinLeaf < 1:
-		return c, fmt.Errorf("%w: leaves of %d rows, at least 1 is needed", ErrConfig, c.MinLeaf)
-	case c.MaxFeatures < 1 || c.MaxFeatures > features:
-		return c, fmt.Errorf("%w: %d features at a node, 1 to %d are possible", ErrConfig, c.MaxFeatures, features)
-	case c.Workers < 1:
-		return c, fmt.Errorf("%w: %d workers, at least 1 is needed", ErrConfig, c.Workers)
+	if c.Workers == 0 {
+		c.Workers = runtime.GOMAXPROCS(0)
 	}
 	return c, nil
 }
 
 func (d *Data) validate(task model.Task) error {
+	if d == nil {
+		return fmt.Errorf("%w: there is none", ErrData)
+	}
 	if d.Features < 1 || d.Features > model.MaxFeatures {
 		return fmt.Errorf("%w: %d features, 1 to %d are possible", ErrData, d.Features, model.MaxFeatures)
 	}
@@ -140,8 +166,8 @@ func (d *Data) validate(task model.Task) error {
 			return fmt.Errorf("%w: %d targets for %d rows", ErrData, len(d.Targets), n)
 		}
 		for i, v := range d.Targets {
-			if v-v != 0 {
-				return fmt.Errorf("%w: the target of row %d is %v, it must be finite", ErrData, i, v)
+			if !(math.Abs(v) <= MaxTarget) { // NaN, too
+				return fmt.Errorf("%w: the target of row %d is %v, it must be a number from %v to %v", ErrData, i, v, -MaxTarget, MaxTarget)
 			}
 		}
 		return nil
@@ -154,102 +180,187 @@ func (d *Data) validate(task model.Task) error {
 	}
 	for i, l := range d.Labels {
 		if l < 0 || int(l) >= len(d.Classes) {
-			return fmt.Errorf("%w: the label of row %d is class %d of %d", ErrData, i, l, len(d.Classes))
+			return fmt.Errorf("%w: the label of row %d is class %d, there are %d", ErrData, i, l, len(d.Classes))
 		}
 	}
 	return nil
 }
 
 // Forest grows a forest. progress, which may be nil, is told of every tree that is done, by one goroutine at a
-// time. When ctx is done, Forest ends early with its error.
+// time; trees wait for it. When ctx is done, Forest ends early with its cause. The errors wrap ErrConfig,
+// ErrData, ErrTooLarge, or model.ErrInvalid if the forest is beyond the limits of a model.
 func Forest(ctx context.Context, cfg Config, data *Data, progress func(done, total int)) (*model.Model, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
 	if err := data.validate(cfg.Task); err != nil {
 		return nil, err
 	}
-	cfg, err := cfg.withDefaults(data.Features)
+	cfg, err := cfg.resolve(data.Features)
 	if err != nil {
 		return nil, err
 	}
-	columns := transpose(data)
-	trees := make([][]grown, cfg.Trees)
+	cols, err := newColumns(ctx, data, cfg.Workers)
+	if err != nil {
+		return nil, err
+	}
+	f, err := growAll(ctx, cfg, data, cols, progress)
+	if err != nil {
+		return nil, err
+	}
+	m := describe(cfg, data, f)
+	return m, m.Validate()
+}
+
+// growAll grows the trees, on several goroutines, and joins them in their order.
+func growAll(ctx context.Context, cfg Config, data *Data, cols *columns, progress func(done, total int)) (model.Forest, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var (
 		next    atomic.Int64
 		workers sync.WaitGroup
-		mu      sync.Mutex
-		done    int
+
+		mu     sync.Mutex // of all below
+		done   int
+		values int
+		joined int
+		trees  = make([]*tree, cfg.Trees) // those that wait for one before them
+		joiner = newJoiner(cfg, data)
 	)
+	finish := func(t int, grown *tree) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if values += len(grown.values); values > maxLeafValues && cfg.Task == model.Classify {
+			return fmt.Errorf("%w: leaves with more than one class hold over %d probabilities of %d classes; take fewer trees, or a smaller MinLeaf",
+				ErrTooLarge, maxLeafValues, len(data.Classes))
+		}
+		trees[t] = grown
+		for joined < len(trees) && trees[joined] != nil {
+			if err := joiner.add(trees[joined]); err != nil {
+				return err
+			}
+			trees[joined] = nil
+			joined++
+		}
+		done++
+		if progress != nil {
+			progress(done, cfg.Trees)
+		}
+		return nil
+	}
 	for range min(cfg.Workers, cfg.Trees) {
 		workers.Go(func() {
-			g := newGrower(cfg, data, columns)
+			g := newGrower(cfg, data, cols)
 			for {
 				t := int(next.Add(1)) - 1
-				if t >= cfg.Trees || ctx.Err() != nil {
+				if t >= cfg.Trees {
 					return
 				}
-				trees[t] = g.grow(rand.New(rand.NewPCG(cfg.Seed, uint64(t))))
-				mu.Lock()
-				done++
-				if progress != nil {
-					progress(done, cfg.Trees)
+				grown, err := g.grow(ctx, treeSeed(cfg.Seed, t))
+				if err == nil {
+					err = finish(t, grown)
 				}
-				mu.Unlock()
+				if err != nil {
+					cancel(err)
+					return
+				}
 			}
 		})
 	}
 	workers.Wait()
-	if err := ctx.Err(); err != nil {
-		return nil, context.Cause(ctx)
+	if ctx.Err() != nil {
+		return model.Forest{}, context.Cause(ctx)
 	}
-	return assemble(cfg, data, trees)
+	return joiner.b.Forest()
 }
 
-// transpose lays the rows out by feature, as splits are searched.
-func transpose(d *Data) []float32 {
-	n := d.Len()
-	out := make([]float32, len(d.Rows))
-	for i := range n {
-		for j := range d.Features {
-			out[j*n+i] = d.Rows[i*d.Features+j]
-		}
-	}
-	return out
+// treeSeed seeds the generator of one tree. ChaCha8 makes unrelated streams of seeds that differ in one bit.
+func treeSeed(seed uint64, t int) (s [32]byte) {
+	binary.LittleEndian.PutUint64(s[:], seed)
+	binary.LittleEndian.PutUint64(s[8:], uint64(t))
+	copy(s[16:], "coppice tree")
+	return s
 }
 
-// assemble makes a model of the trees, in their order.
-func assemble(cfg Config, data *Data, trees [][]grown) (*model.Model, error) {
-	outputs, kind := 1, "RandomForestRegressor"
+// joiner builds the forest of the trees.
+type joiner struct {
+	b   *model.Builder
+	one []float64 // a leaf with a single class; all zero between uses
+}
+
+func newJoiner(cfg Config, data *Data) *joiner {
+	outputs := 1
 	if cfg.Task == model.Classify {
-		outputs, kind = len(data.Classes), "RandomForestClassifier"
+		outputs = len(data.Classes)
 	}
-	b := model.NewBuilder(outputs)
-	for _, nodes := range trees {
-		for i := range nodes {
-			n := &nodes[i]
-			var err error
-			if n.values != nil {
-				err = b.Leaf(n.values...)
-			} else {
-				err = b.Split(int(n.feature), n.threshold, false)
-			}
-			if err != nil {
-				return nil, err
-			}
+	return &joiner{b: model.NewBuilder(outputs), one: make([]float64, outputs)}
+}
+
+func (j *joiner) add(t *tree) error {
+	values := t.values
+	for _, n := range t.nodes {
+		var err error
+		switch {
+		case n.feature >= 0:
+			err = j.b.Split(int(n.feature), n.threshold, false)
+		case n.feature == mixedLeaf:
+			err = j.b.Leaf(values[:len(j.one)]...)
+			values = values[len(j.one):]
+		default:
+			class := n.class()
+			j.one[class] = 1
+			err = j.b.Leaf(j.one...)
+			j.one[class] = 0
+		}
+		if err != nil {
+			return err
 		}
 	}
-	f, err := b.Forest()
-	if err != nil {
-		return nil, err
-	}
+	return nil
+}
+
+// describe makes a model of a forest.
+func describe(cfg Config, data *Data, f model.Forest) *model.Model {
 	m := &model.Model{Forest: f, Meta: model.Meta{
-		Task: cfg.Task, Features: data.Features, Names: data.Names,
-		Source: model.Source{Library: "coppice", Kind: kind},
+		Task: cfg.Task, Features: data.Features, Names: slices.Clone(data.Names),
+		Source: model.Source{Library: "coppice", Kind: "RandomForestRegressor"},
 	}}
 	if cfg.Task == model.Classify {
-		m.Meta.Classes, m.Meta.ClassKind = data.Classes, data.ClassKind
+		m.Meta.Source.Kind = "RandomForestClassifier"
+		m.Meta.Classes, m.Meta.ClassKind = slices.Clone(data.Classes), data.ClassKind
 	}
+	// From all over the data: files are often sorted by their label.
 	n := min(goldenRows, data.Len())
-	m.Golden.Rows = append(m.Golden.Rows, data.Rows[:n*data.Features]...)
-	m.Golden.Outputs = make([]float64, n*outputs)
-	engine.Kernels[0].New(&m.Forest).Scores(m.Golden.Outputs, m.Golden.Rows, data.Features)
-	return m, m.Validate()
+	for i := range n {
+		at := i * data.Len() / n * data.Features
+		row := data.Rows[at : at+data.Features]
+		m.Golden.Rows = append(m.Golden.Rows, row...)
+		m.Golden.Outputs = append(m.Golden.Outputs, predict(&m.Forest, row)...)
+	}
+	return m
+}
+
+// predict walks every tree, as plainly as the model's definition reads: the golden outputs are to prove the
+// kernels, so they come from none of them.
+func predict(f *model.Forest, row []float32) []float64 {
+	out := make([]float64, f.Outputs)
+	for t := range f.NumTrees() {
+		splits := f.Splits[f.Trees[t].Split:f.Trees[t+1].Split]
+		k, leaf, end := uint32(0), f.Trees[t].Leaf, uint32(len(splits))
+		for k < end {
+			s := splits[k]
+			if row[s.Feature()] <= s.Threshold {
+				k, end = k+1, s.Right
+			} else {
+				k, leaf = s.Right, leaf+s.Right-k
+			}
+		}
+		for o := range out {
+			out[o] += f.Values[int(f.Leaves[leaf])*f.Outputs+o]
+		}
+	}
+	for o := range out {
+		out[o] /= float64(f.NumTrees())
+	}
+	return out
 }
