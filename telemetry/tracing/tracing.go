@@ -69,7 +69,7 @@ func withState(parent trace.SpanContext, tracestate string) trace.SpanContext {
 	if tracestate == "" || len(tracestate) > maxTracestate {
 		return parent
 	}
-	// "Failure to parse tracestate MUST NOT affect the parsing of traceparent." - W3C Trace Context, 4.3
+	// "failure to parse tracestate MUST NOT affect the parsing of traceparent" - W3C Trace Context, 3.3
 	state, err := trace.ParseTraceState(tracestate)
 	if err != nil {
 		return parent
