@@ -4,18 +4,24 @@ package logs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/term"
 )
 
-// New makes a logger. format is "text", "json", or "auto" for text on a terminal and JSON elsewhere.
+// ErrFormat is wrapped by the error about a format that there is not.
+var ErrFormat = errors.New("log format")
+
+// New makes a logger. format is "text", "json", or "auto" for text on a terminal and JSON elsewhere. The values
+// of attributes that are named like secrets are not written.
 func New(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: redact}
 	switch format {
 	case "auto", "":
 		if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -27,7 +33,16 @@ func New(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
 	case "json":
 		return slog.New(handler{slog.NewJSONHandler(w, opts)}), nil
 	}
-	return nil, fmt.Errorf("log format is %q, it can be auto, text or json", format)
+	return nil, fmt.Errorf("%w is %q, it can be auto, text or json", ErrFormat, format)
+}
+
+// redact hides what nobody should have logged.
+func redact(_ []string, a slog.Attr) slog.Attr {
+	switch strings.ToLower(a.Key) {
+	case "token", "join_token", "authorization", "headers", "password", "secret", "cookie":
+		return slog.String(a.Key, "[redacted]")
+	}
+	return a
 }
 
 // handler adds the ids of the span in the context.
