@@ -31,7 +31,11 @@ test: ## every test of every module, with the race detector where a C compiler e
 .PHONY: bench
 bench: ## benchmarks, each beside its reference
 	go test -tags $(TAGS) -run '^$$' -bench . -benchtime 1s ./replica/forest/engine ./replica/forest/model ./replica/forest/train ./telemetry/latency ./proto/frame
-	go test -tags '$(TAGS) bench' -run TestMeshBenchmark -v -timeout 20m ./services/e2e/bench
+	go test -tags '$(TAGS) bench' -count=1 -v -timeout 20m ./services/e2e/bench
+
+.PHONY: campaign
+campaign: ## kill and drain parts of a mesh at half of its capacity and compare every answer; COPPICE_SEED=N
+	go test -tags '$(TAGS) campaign' -count=1 -v -timeout 20m ./services/e2e/campaign
 
 .PHONY: proto
 proto: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate code from proto/
