@@ -42,7 +42,6 @@ const (
 	AttrWork         = attribute.Key("coppice.work")
 	AttrRequestID    = attribute.Key("coppice.request.id")
 	AttrAttempt      = attribute.Key("coppice.attempt")
-	AttrReason       = attribute.Key("coppice.reason")
 	AttrBatchRows    = attribute.Key("coppice.batch.rows")
 	AttrBatchSize    = attribute.Key("coppice.batch.requests")
 )

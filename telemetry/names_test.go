@@ -1,6 +1,8 @@
 package telemetry
 
 import (
+	"os"
+	"strings"
 	"testing"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -19,6 +21,33 @@ func TestConventions(t *testing.T) {
 	} {
 		if ours != theirs {
 			t.Errorf("%q is %q in the conventions", ours, theirs)
+		}
+	}
+}
+
+// TestDocumented: docs/metrics.md has every instrument, by both of its names.
+func TestDocumented(t *testing.T) {
+	b, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(b)
+	for name, suffix := range map[string]string{
+		GatewayDuration: "_seconds", GatewayReplays: "_total", GatewayInFlight: "",
+		ReplicaDuration: "_seconds", ReplicaRows: "_total", ReplicaBatches: "_total", ReplicaInFlight: "",
+		SpansDropped: "_total",
+	} {
+		page := strings.ReplaceAll(name, ".", "_") + suffix
+		if !strings.Contains(doc, "| `"+name+"` | `"+page+"` |") {
+			t.Errorf("%s and %s are not in docs/metrics.md", name, page)
+		}
+	}
+	for _, key := range []attribute.Key{
+		AttrService, AttrVersion, AttrInstance, AttrReplica, AttrIncarnation, AttrGateway, AttrRPCSystem, AttrRPCMethod, AttrRPCCode,
+		AttrModel, AttrModelVersion, AttrRows, AttrWork, AttrRequestID, AttrAttempt, AttrBatchRows, AttrBatchSize,
+	} {
+		if !strings.Contains(doc, "`"+string(key)+"`") {
+			t.Errorf("attribute %s is not in docs/metrics.md", key)
 		}
 	}
 }

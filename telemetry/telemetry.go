@@ -192,7 +192,7 @@ func (p *Pipeline) build(ctx context.Context, producers []sdkmetric.Producer) (e
 		sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter),
 		sdkmetric.WithCardinalityLimit(maxSeries),
 	)
-	p.spans = newSpanQueue(spans, maxQueuedSpans, MetricInterval, exportTimeout, p.complain)
+	p.spans = newSpanQueue(spans, maxQueuedSpans, MetricInterval, exportTimeout, p.complain) //nolint:contextcheck // it exports until Shutdown
 	p.traces = sdktrace.NewTracerProvider(
 		sdktrace.WithResource(res),
 		// What is traced is decided before a span is made: package tracing.
@@ -314,6 +314,7 @@ func (l limited) Handle(ctx context.Context, r slog.Record) error {
 func (l limited) WithAttrs(a []slog.Attr) slog.Handler {
 	return limited{l.Handler.WithAttrs(a), l.gate}
 }
+
 func (l limited) WithGroup(name string) slog.Handler {
 	return limited{l.Handler.WithGroup(name), l.gate}
 }

@@ -369,7 +369,7 @@ func TestComesBack(t *testing.T) {
 	otlptest.Until(t, "the failure is logged", func() bool { return log.String() != "" })
 	f.Forward(spans("second", 1))
 	r.Restart(t)
-	otlptest.Until(t, "the spans arrive", func() bool { return len(r.Spans()) == 2 })
+	otlptest.Until(t, "the spans arrive", func() bool { return f.Sent() == 2 })
 	if s := r.Spans(); s[0].GetName() != "first" || s[1].GetName() != "second" {
 		t.Errorf("%v", s)
 	}

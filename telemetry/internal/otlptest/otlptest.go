@@ -49,7 +49,7 @@ func (r *Receiver) Restart(t testing.TB, opts ...grpc.ServerOption) {
 
 func (r *Receiver) listen(t testing.TB, addr string, opts []grpc.ServerOption) string {
 	t.Helper()
-	l, err := net.Listen("tcp", addr)
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func Until(t testing.TB, what string, f func() bool) {
 // Refusing is an address where nobody listens.
 func Refusing(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func Refusing(t testing.TB) string {
 // Silent is an address where connections are accepted and nothing is ever answered, nor read.
 func Silent(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
