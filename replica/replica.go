@@ -119,11 +119,11 @@ func (r *Replica) Run(ctx, leave context.Context) error {
 	defer conn.Close()
 	r.client = coppicev1.NewBalancerServiceClient(conn)
 
-	lis, err := listen(r.cfg.Listen)
+	lis, err := listen(ctx, r.cfg.Listen)
 	if err != nil {
 		return err
 	}
-	address, err := r.advertised(lis.Addr())
+	address, err := r.advertised(ctx, lis.Addr())
 	if err != nil {
 		lis.Close()
 		return err
@@ -267,7 +267,7 @@ func (r *Replica) closeModels() {
 }
 
 // listen opens the data socket. A Unix socket is the owner's alone.
-func listen(at string) (net.Listener, error) {
+func listen(ctx context.Context, at string) (net.Listener, error) {
 	network, address, err := plugin.SplitListen(at)
 	if err != nil {
 		return nil, err
@@ -277,7 +277,8 @@ func listen(at string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	lis, err := net.Listen(network, address)
+	var lc net.ListenConfig
+	lis, err := lc.Listen(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +292,7 @@ func listen(at string) (net.Listener, error) {
 }
 
 // advertised is the address that gateways are told.
-func (r *Replica) advertised(a net.Addr) (string, error) {
+func (r *Replica) advertised(ctx context.Context, a net.Addr) (string, error) {
 	if a.Network() == "unix" {
 		return "unix:" + a.String(), nil
 	}
@@ -304,7 +305,8 @@ func (r *Replica) advertised(a net.Addr) (string, error) {
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		// No packet is sent: this only asks the routing table.
-		c, err := net.Dial("udp", r.cfg.Balancer)
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "udp", r.cfg.Balancer)
 		if err != nil {
 			return "", fmt.Errorf("which address gateways should use is unknown, --advertise says it: %w", err)
 		}

@@ -65,7 +65,7 @@ func (s *Server) predictStream(st grpc.ServerStream) error {
 	}
 	c.cancelAll()
 	cancel()
-	<-writing
+	<-writing //nolint:errcheck // it was told to end
 	return err
 }
 

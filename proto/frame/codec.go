@@ -1,7 +1,7 @@
 package frame
 
 import (
-	"fmt"
+	"errors"
 
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec that Codec falls back to
@@ -42,7 +42,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		return c.proto.Unmarshal(data, v)
 	}
 	if m.pooled != nil {
-		return fmt.Errorf("frame: message is on its way out")
+		return errors.New("frame: message is on its way out")
 	}
 	m.Bytes = data.Materialize()
 	return nil

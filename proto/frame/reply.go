@@ -40,8 +40,8 @@ func NextReply(msg []byte) (r Reply, rest []byte, ok bool, err error) {
 			return r, nil, false, malformed("reply", protowire.ParseError(n))
 		}
 		body = body[n:]
-		switch {
-		case typ == protowire.VarintType:
+		switch typ {
+		case protowire.VarintType:
 			v, n := protowire.ConsumeVarint(body)
 			if n < 0 {
 				return r, nil, false, malformed("reply", protowire.ParseError(n))
@@ -55,7 +55,7 @@ func NextReply(msg []byte) (r Reply, rest []byte, ok bool, err error) {
 			case 6:
 				r.Total = v
 			}
-		case typ == protowire.BytesType:
+		case protowire.BytesType:
 			v, n := protowire.ConsumeBytes(body)
 			if n < 0 {
 				return r, nil, false, malformed("reply", protowire.ParseError(n))

@@ -79,7 +79,7 @@ func (m *Member) Run(ctx, leave context.Context) error {
 			return fmt.Errorf("%w of %v: %w", ErrLease, lease, err)
 		}
 		if leave.Err() != nil {
-			return nil // there is nobody to ask
+			return nil //nolint:nilerr // it was told to leave, and there is nobody to ask
 		}
 		m.Logger.Warn("control stream broke, joining again", "in", wait, "error", err)
 		select {

@@ -150,7 +150,7 @@ func (j *job) ended(now time.Time) (codes.Code, string) {
 // decode appends the job's rows to the batch and refuses values that the model cannot take.
 func (b *batch) decode(j *job, features int) (codes.Code, string) {
 	start := len(b.rows)
-	overflow := -1
+	var overflow int
 	if t := j.req.Tensor; t != nil {
 		b.rows, overflow = t.AppendFloat32(b.rows)
 	} else {

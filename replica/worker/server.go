@@ -221,7 +221,7 @@ func (s *Server) exchange(st grpc.ServerStream) error {
 		}
 		c.mu.Unlock()
 		cancel()
-		<-writing
+		<-writing //nolint:errcheck // it was told to end
 		if errors.Is(err, io.EOF) {
 			return nil
 		}

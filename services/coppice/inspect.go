@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -65,7 +66,7 @@ func inspectCommand() *cobra.Command {
 // few shows a number and the first of the names that it counts.
 func few(n int, names []string) string {
 	const show = 12
-	s := fmt.Sprint(n)
+	s := strconv.Itoa(n)
 	if len(names) == 0 {
 		return s
 	}

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -198,6 +197,3 @@ func gatewayCommand() *cobra.Command {
 	cmd.Flags().DurationVar(&drain, "drain-timeout", 30*time.Second, "how long requests in flight may take at the end")
 	return cmd
 }
-
-// defaultMaxWorkers is the number of workers that this machine is taken to be able to run.
-func defaultMaxWorkers() int { return max(2*runtime.GOMAXPROCS(0), 4) }

@@ -36,7 +36,7 @@ func statusCommand() *cobra.Command {
 					return err
 				})
 				if cmd.Context().Err() != nil {
-					return nil // it was watched long enough
+					return nil //nolint:nilerr // it was watched long enough
 				}
 				if err != nil {
 					return err

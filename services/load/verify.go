@@ -99,10 +99,9 @@ func (e *Expected) same(at int, got []float64) error {
 	if len(got) != len(want) {
 		return fmt.Errorf("row %d: %d scores, want %d", at, len(got), len(want))
 	}
-	for j := range want {
-		if math.Float64bits(got[j]) != math.Float64bits(want[j]) {
-			return fmt.Errorf("row %d: score %d is %v (%016x), want %v (%016x)", at, j,
-				got[j], math.Float64bits(got[j]), want[j], math.Float64bits(want[j]))
+	for j, g := range got {
+		if w := want[j]; math.Float64bits(g) != math.Float64bits(w) {
+			return fmt.Errorf("row %d: score %d is %v (%016x), want %v (%016x)", at, j, g, math.Float64bits(g), w, math.Float64bits(w))
 		}
 	}
 	return nil

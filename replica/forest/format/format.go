@@ -124,9 +124,9 @@ func ReadFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-func prefix(any ...string) func([]byte) bool {
+func prefix(prefixes ...string) func([]byte) bool {
 	return func(head []byte) bool {
-		for _, p := range any {
+		for _, p := range prefixes {
 			if bytes.HasPrefix(head, []byte(p)) {
 				return true
 			}

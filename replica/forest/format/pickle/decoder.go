@@ -366,7 +366,7 @@ func (d *Decoder) step(op byte) error {
 	case opGlobal, opStackGlobal:
 		return d.global(op)
 	case opReduce, opNewObj:
-		return d.call(op)
+		return d.call()
 	case opBuild:
 		return d.build()
 	case opString, opBinString, opShortBinString, opInst, opObj:
@@ -696,7 +696,7 @@ func (d *Decoder) global(op byte) error {
 }
 
 // call records a call.
-func (d *Decoder) call(op byte) error {
+func (d *Decoder) call() error {
 	v, err := d.pop()
 	if err != nil {
 		return err

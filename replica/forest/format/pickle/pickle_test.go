@@ -174,7 +174,7 @@ func TestAllow(t *testing.T) {
 func TestBuilt(t *testing.T) {
 	in := "cm\nC\n)\x81Nb" + "raw" + "\x8c\x02in." + "\x85."
 	for name, src := range sources([]byte(in)) {
-		built := func(d *Decoder, o *Object) (any, error) {
+		built := func(d *Decoder, _ *Object) (any, error) {
 			b, err := d.Raw(3, "the raw bytes")
 			if err != nil {
 				return nil, err

@@ -80,7 +80,7 @@ func checkLabels(t *testing.T, m *model.Model, proba []float64, predicted *npy.A
 				best = j
 			}
 		}
-		want := ""
+		var want string
 		if predicted.Strings != nil {
 			want = predicted.Strings[i]
 		} else {

@@ -399,7 +399,8 @@ func TestDeepTree(t *testing.T) {
 	for i := range depth {
 		nodes = append(nodes, testNode{left: 2*i + 1, right: 2*i + 2}, testNode{left: -1, right: -1, value: []float64{1, 0}})
 	}
-	f.trees[0].nodes = append(nodes, testNode{left: -1, right: -1, value: []float64{1, 0}})
+	nodes = append(nodes, testNode{left: -1, right: -1, value: []float64{1, 0}})
+	f.trees[0].nodes = nodes
 	refused(t, f.file(), model.ErrInvalid, "deeper than 4096")
 }
 
@@ -426,7 +427,8 @@ func TestSharedTree(t *testing.T) {
 	for range 1000 {
 		nodes = append(nodes, testNode{left: len(nodes) + 1, right: len(nodes) + 2}, testNode{left: -1, right: -1, value: []float64{1, 0}})
 	}
-	f.trees[0].nodes = append(nodes, testNode{left: -1, right: -1, value: []float64{1, 0}})
+	nodes = append(nodes, testNode{left: -1, right: -1, value: []float64{1, 0}})
+	f.trees[0].nodes = nodes
 	est := f.estimator(f.trees[0].object())
 	l := list{remembered{est}}
 	for range 20_000 {

@@ -161,7 +161,6 @@ type testTree struct {
 	classes  any
 	count    any // node_count
 	shape    []int
-	values   []float64
 	valueTyp string
 	nodeTyp  any
 }
@@ -188,7 +187,7 @@ func classifier() *testForest {
 
 // file is the pickle of a forest.
 func (f *testForest) file() []byte {
-	var est any = f.estimators
+	est := f.estimators
 	if est == nil {
 		l := list{}
 		for _, t := range f.trees {
