@@ -167,3 +167,27 @@ func TestSpanQueueConcurrently(t *testing.T) {
 		t.Errorf("%d exported + %d dropped = %d, want 80000", f.spans.Load(), q.Dropped(), got)
 	}
 }
+
+// BenchmarkEnd is what a span costs who makes it, with its way into the queue.
+func BenchmarkEnd(b *testing.B) {
+	q := newSpanQueue(&fakeExporter{}, maxQueuedSpans, time.Millisecond, time.Second, func(error) {})
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(q), sdktrace.WithSampler(sdktrace.AlwaysSample()))
+	defer func() { _ = provider.Shutdown(context.Background()) }()
+	tracer := provider.Tracer("test")
+	b.ReportAllocs()
+	for b.Loop() {
+		_, span := tracer.Start(context.Background(), "s")
+		span.End()
+	}
+}
+
+// BenchmarkQueue is the queue's part of it.
+func BenchmarkQueue(b *testing.B) {
+	q := newSpanQueue(&fakeExporter{}, maxQueuedSpans, time.Millisecond, time.Second, func(error) {})
+	defer func() { _ = q.Shutdown(context.Background()) }()
+	s := ended()
+	b.ReportAllocs()
+	for b.Loop() {
+		q.OnEnd(s)
+	}
+}
