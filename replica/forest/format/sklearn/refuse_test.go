@@ -154,7 +154,8 @@ func TestJoblibArrays(t *testing.T) {
 		return object{"joblib.numpy_pickle.NumpyArrayWrapper", tuple{}, append(state, more...)}
 	}
 	objects := object{
-		"numpy._core.multiarray._reconstruct", tuple{global("numpy.ndarray"), tuple{0}, []byte("b")},
+		"numpy._core.multiarray._reconstruct",
+		tuple{global("numpy.ndarray"), tuple{0}, []byte("b")},
 		tuple{1, tuple{2}, scalarType("|O8"), false, list{"a", object{"numpy._core.multiarray.scalar", tuple{scalarType(">U2"), []byte("\x00\x00\x00b\x00\x00\x00\x00")}, nil}}},
 	}
 	aligned := pair{"numpy_array_alignment_bytes", 16}

@@ -196,8 +196,12 @@ func (f *testForest) file() []byte {
 		est = l
 	}
 	state := dict{
-		{"n_features_in_", f.features}, {"n_outputs_", f.outputs}, {"classes_", f.classes}, {"n_classes_", f.nClasses},
-		{"estimators_", est}, {"_sklearn_version", f.version},
+		{"n_features_in_", f.features},
+		{"n_outputs_", f.outputs},
+		{"classes_", f.classes},
+		{"n_classes_", f.nClasses},
+		{"estimators_", est},
+		{"_sklearn_version", f.version},
 	}
 	if f.names != nil {
 		state = append(state, pair{"feature_names_in_", f.names})
