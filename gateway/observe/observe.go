@@ -4,6 +4,7 @@ package observe
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/coppice-mesh/coppice/gateway/pool"
 	"github.com/coppice-mesh/coppice/gateway/server"
+	"github.com/coppice-mesh/coppice/proto/frame"
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
 	"github.com/coppice-mesh/coppice/telemetry"
 	"github.com/coppice-mesh/coppice/telemetry/latency"
@@ -49,7 +51,7 @@ func New(p *latency.Producer, tracer trace.Tracer, rule *tracing.Rule, logger *s
 	for c := range o.latencies {
 		for w := range o.latencies[c] {
 			o.latencies[c][w] = p.Histogram(
-				telemetry.AttrRPCCode.String(codeName(codes.Code(c))), telemetry.AttrWork.String(workName(coppicev1.Work(w))))
+				telemetry.AttrRPCCode.String(codeName(codes.Code(c))), telemetry.AttrWork.String(frame.WorkName(coppicev1.Work(w))))
 		}
 	}
 	return o
@@ -106,8 +108,11 @@ func (o *Observer) Begun(r *server.Request) {
 	}
 }
 
+// method is what the request came by, such as "coppice.v1.PredictService/Predict" or "POST /predict".
+func method(r *server.Request) string { return strings.TrimPrefix(r.Protocol, "/") }
+
 func (o *Observer) serverSpan(r *server.Request) tracing.Span {
-	return tracing.Span{Name: r.Protocol, Kind: trace.SpanKindServer, Start: r.Arrived}
+	return tracing.Span{Name: method(r), Kind: trace.SpanKindServer, Start: r.Arrived}
 }
 
 // Ended counts the request and records its spans, which a failed one always has.
@@ -158,15 +163,17 @@ func (o *Observer) record(r *server.Request, t *traced, code codes.Code) {
 		from = a.Ended
 	}
 	t.span.SetAttributes(
-		telemetry.AttrRPCSystem.String("grpc"),
-		telemetry.AttrRPCMethod.String(r.Protocol),
+		telemetry.AttrRPCMethod.String(method(r)),
 		telemetry.AttrRPCCode.String(codeName(code)),
 		telemetry.AttrModel.String(string(r.Envelope.Model)),
 		telemetry.AttrModelVersion.String(r.Version),
 		telemetry.AttrRows.Int(r.Envelope.Rows),
-		telemetry.AttrWork.String(workName(r.Envelope.Work)),
+		telemetry.AttrWork.String(frame.WorkName(r.Envelope.Work)),
 		telemetry.AttrRequestID.String(string(r.RequestID)),
 	)
+	if strings.HasPrefix(r.Protocol, "/") {
+		t.span.SetAttributes(telemetry.AttrRPCSystem.String("grpc"))
+	}
 	if m := r.Model; m != nil {
 		t.span.SetAttributes(telemetry.AttrModel.String(m.GetName()))
 	}
@@ -223,15 +230,4 @@ var codeNames = [...]string{
 	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
 	"RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE",
 	"DATA_LOSS", "UNAUTHENTICATED",
-}
-
-// workName is how much work a request asked for, in a word.
-func workName(w coppicev1.Work) string {
-	switch w {
-	case coppicev1.Work_WORK_MEDIUM:
-		return "medium"
-	case coppicev1.Work_WORK_HEAVY:
-		return "heavy"
-	}
-	return "light"
 }

@@ -150,17 +150,6 @@ func (s *Server) ended(r *Request) {
 	r.OnDone(r)
 }
 
-// workFactor is how often a replica evaluates the forest for a request.
-func workFactor(w coppicev1.Work) int64 {
-	switch w {
-	case coppicev1.Work_WORK_MEDIUM:
-		return 8
-	case coppicev1.Work_WORK_HEAVY:
-		return 64
-	}
-	return 1
-}
-
 // maxCost keeps sums of costs in range.
 const maxCost = 1 << 48
 
@@ -193,7 +182,7 @@ func (s *Server) prepare(r *Request, now time.Time, timeout time.Duration) error
 		return fmt.Errorf("%w: the tensor has %d columns, model %q has %d features", frame.ErrRequest, t.Columns, r.Model.GetName(), r.Model.GetFeatures())
 	}
 	r.Version = r.Model.GetVersion()
-	r.Cost = min(int64(r.Envelope.Rows), maxCost/max(r.Model.GetCost(), 1)/64) * r.Model.GetCost() * workFactor(r.Envelope.Work)
+	r.Cost = min(int64(r.Envelope.Rows), maxCost/max(r.Model.GetCost(), 1)/64) * r.Model.GetCost() * int64(frame.WorkFactor(r.Envelope.Work))
 	return nil
 }
 

@@ -3,6 +3,7 @@ package observe
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 
+	"github.com/coppice-mesh/coppice/proto/frame"
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
 	"github.com/coppice-mesh/coppice/replica/worker"
 	"github.com/coppice-mesh/coppice/telemetry"
@@ -93,9 +95,9 @@ func (o *Observer) Answered(r *worker.Record) {
 
 func (o *Observer) record(tracer trace.Tracer, parent trace.SpanContext, r *worker.Record) {
 	s := tracing.Span{
-		Name: coppicev1.WorkerService_Exchange_FullMethodName, Kind: trace.SpanKindServer, Start: r.Arrived, End: r.Done,
+		Name: strings.TrimPrefix(coppicev1.WorkerService_Exchange_FullMethodName, "/"), Kind: trace.SpanKindServer, Start: r.Arrived, End: r.Done,
 		Attributes: []attribute.KeyValue{
-			telemetry.AttrRows.Int(r.Rows), telemetry.AttrRequestID.String(string(r.RequestID)), telemetry.AttrWork.String(r.Work.String()),
+			telemetry.AttrRows.Int(r.Rows), telemetry.AttrRequestID.String(string(r.RequestID)), telemetry.AttrWork.String(frame.WorkName(r.Work)),
 		},
 	}
 	if r.Code != codes.OK {

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/coppice-mesh/coppice/proto/frame"
-	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
 	"google.golang.org/grpc/codes"
 )
 
@@ -97,13 +96,13 @@ func (s *Server) run(b *batch) {
 	for i, j := range live {
 		j.rec.Evaluated, j.rec.Done = started, done
 		j.rec.BatchRequests, j.rec.BatchRows, j.rec.BatchFirst = len(live), n, i == 0
-		if workFactor(j.req.Work) == 1 || err != nil {
+		if frame.WorkFactor(j.req.Work) == 1 || err != nil {
 			s.answer(b, j, err)
 		}
 	}
 	// Whoever asked for more work waits for it alone.
 	for _, j := range live {
-		if workFactor(j.req.Work) > 1 && err == nil {
+		if frame.WorkFactor(j.req.Work) > 1 && err == nil {
 			err := s.repeat(b, j)
 			j.rec.Done = time.Now()
 			s.answer(b, j, err)
@@ -181,17 +180,6 @@ func (b *batch) decode(j *job, features int) (codes.Code, string) {
 	return codes.OK, ""
 }
 
-// workFactor is how often the forest is evaluated for a request.
-func workFactor(w coppicev1.Work) int {
-	switch w {
-	case coppicev1.Work_WORK_MEDIUM:
-		return 8
-	case coppicev1.Work_WORK_HEAVY:
-		return 64
-	}
-	return 1
-}
-
 // evaluate fills scores and leaves for all rows, in blocks. It stops early when nobody waits for any of the
 // jobs.
 func (s *Server) evaluate(b *batch, m *Model, jobs []*job, n int, want outputs) error {
@@ -219,7 +207,7 @@ func (s *Server) repeat(b *batch, j *job) error {
 	features, k := f.NumFeatures(), f.NumOutputs()
 	rows := b.rows[j.first*features : (j.first+j.req.Rows)*features]
 	b.again = grow(b.again, min(j.req.Rows, blockRows)*k)
-	for range workFactor(j.req.Work) - 1 {
+	for range frame.WorkFactor(j.req.Work) - 1 {
 		for i := 0; i < j.req.Rows; i += blockRows {
 			end := min(i+blockRows, j.req.Rows)
 			if err := f.Predict(b.again[:(end-i)*k], rows[i*features:end*features]); err != nil {

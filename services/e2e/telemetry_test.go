@@ -151,7 +151,7 @@ func TestTraces(t *testing.T) {
 				return false
 			}
 		}
-		return strings.Contains(c.of(id(3)), "coppice-gateway "+coppicev1.PredictService_Predict_FullMethodName+" error")
+		return strings.Contains(c.of(id(3)), "coppice-gateway coppice.v1.PredictService/Predict error")
 	})
 	if spans := c.of(id(2)); spans != "" {
 		t.Errorf("the client did not want a trace, and has one: %s", spans)

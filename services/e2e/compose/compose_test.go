@@ -237,7 +237,7 @@ func testTrace(t *testing.T) {
 	}
 	want := []string{
 		"coppice-gateway POST /predict", "coppice-gateway admission", "coppice-gateway pick", "coppice-gateway attempt",
-		"coppice-replica /coppice.v1.WorkerService/Exchange", "coppice-replica queue", "coppice-replica batch", "coppice-replica evaluate",
+		"coppice-replica coppice.v1.WorkerService/Exchange", "coppice-replica queue", "coppice-replica batch", "coppice-replica evaluate",
 	}
 	have := map[string]bool{}
 	mesh.Eventually(t, 30*time.Second, "the trace in Jaeger has the spans of gateway and replica", func() bool {
