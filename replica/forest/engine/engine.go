@@ -20,8 +20,7 @@ var Kernels = []struct {
 	New  func(*model.Forest) Kernel
 }{
 	{"scalar", newScalar},
-	{"interleaved", newInterleaved},
 }
 
-// New makes the kernel that is fastest for a forest.
-func New(f *model.Forest) Kernel { return newInterleaved(f) }
+// New makes the kernel that is used for a forest.
+func New(f *model.Forest) Kernel { return newScalar(f) }

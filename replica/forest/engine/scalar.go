@@ -28,10 +28,7 @@ func (s scalar) Scores(dst []float64, rows []float32, features int) {
 }
 
 func (s scalar) Leaves(dst []int64, rows []float32, features int) {
-	leaves(s.f, dst, rows, features)
-}
-
-func leaves(f *model.Forest, dst []int64, rows []float32, features int) {
+	f := s.f
 	for len(rows) > 0 {
 		for t := range f.NumTrees() {
 			at := walk(f, t, rows[:features])

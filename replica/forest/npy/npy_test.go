@@ -1,0 +1,160 @@
+package npy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// file makes a .npy file of a version.
+func file(version byte, header string, data ...byte) []byte {
+	var b bytes.Buffer
+	b.WriteString("\x93NUMPY")
+	b.Write([]byte{version, 0, byte(len(header)), byte(len(header) >> 8)})
+	if version > 1 {
+		b.Write([]byte{0, 0})
+	}
+	b.WriteString(header)
+	b.Write(data)
+	return b.Bytes()
+}
+
+func header(descr, fortran, shape string) string {
+	return fmt.Sprintf("{'descr': '%s', 'fortran_order': %s, 'shape': %s, }          \n", descr, fortran, shape)
+}
+
+func TestRead(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		file []byte
+		want Array
+	}{
+		{"f4", file(1, header("<f4", "False", "(2,)"), 0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0), Array{Float32: []float32{1, -2}}},
+		{"f8, big-endian", file(1, header(">f8", "False", "(1,)"), 0x3f, 0xf0, 0, 0, 0, 0, 0, 0), Array{Float64: []float64{1}}},
+		{"version 2", file(2, header("|u1", "False", "(2,)"), 3, 255), Array{Int64: []int64{3, 255}}},
+		{"version 3", file(3, header("|i1", "False", "(1, 2)"), 3, 255), Array{Int64: []int64{3, -1}}},
+		{"bool", file(1, header("|b1", "False", "(2,)"), 1, 0), Array{Int64: []int64{1, 0}}},
+		{"i2", file(1, header("<i2", "False", "(1,)"), 0xfe, 0xff), Array{Int64: []int64{-2}}},
+		{"u2", file(1, header("<u2", "False", "(1,)"), 0xfe, 0xff), Array{Int64: []int64{65534}}},
+		{"u4", file(1, header("<u4", "False", "(1,)"), 1, 0, 0, 0x80), Array{Int64: []int64{1<<31 + 1}}},
+		{"i8", file(1, header("<i8", "False", "(1,)"), 255, 255, 255, 255, 255, 255, 255, 255), Array{Int64: []int64{-1}}},
+		{"U", file(1, header("<U2", "False", "(2,)"), 'a', 0, 0, 0, 0, 0, 0, 0, 0xe9, 0, 0, 0, 'b', 0, 0, 0), Array{Strings: []string{"a", "éb"}}},
+		{"Fortran order", file(1, header("|u1", "True", "(2, 3)"), 1, 4, 2, 5, 3, 6), Array{Int64: []int64{1, 2, 3, 4, 5, 6}}},
+		{"empty", file(1, header("<f8", "False", "(0, 3)")), Array{}},
+		{"double quotes", file(1, `{"descr": "<f4", "fortran_order": False, "shape": (0,), }`), Array{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, err := Read(bytes.NewReader(tt.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(a.Float32, tt.want.Float32) || !slices.Equal(a.Float64, tt.want.Float64) ||
+				!slices.Equal(a.Int64, tt.want.Int64) || !slices.Equal(a.Strings, tt.want.Strings) {
+				t.Errorf("got %+v, want %+v", a, tt.want)
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	whole := file(1, header("<f4", "False", "(2,)"), 0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0)
+	for n := range whole {
+		if _, err := Read(bytes.NewReader(whole[:n])); !errors.Is(err, ErrFormat) {
+			t.Errorf("cut at %d: %v", n, err)
+		}
+	}
+	for name, f := range map[string][]byte{
+		"more bytes":       append(slices.Clone(whole), 0),
+		"version 4":        file(4, header("<f4", "False", "(0,)")),
+		"objects":          file(1, header("|O", "False", "(1,)")),
+		"complex":          file(1, header("<c8", "False", "(0,)")),
+		"structured":       file(1, "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (0,), }"),
+		"three dimensions": file(1, header("<f4", "False", "(1, 1, 1)")),
+		"no dimension":     file(1, header("<f4", "False", "()")),
+		"negative":         file(1, header("<f4", "False", "(-1,)")),
+		"2**40 x 20":       file(1, header("<f4", "False", "(1099511627776, 20)")),
+		"2**62":            file(1, header("<f4", "False", "(4611686018427387904,)")),
+		"no shape":         file(1, "{'descr': '<f4', 'fortran_order': False, }"),
+		"unknown key":      file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,), 'x': 1}"),
+		"a key twice":      file(1, "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (0,)}"),
+		"u8 too large":     file(1, header("<u8", "False", "(1,)"), 255, 255, 255, 255, 255, 255, 255, 255),
+		"no character":     file(1, header("<U1", "False", "(1,)"), 0, 0, 0x11, 0),
+		"long string":      file(1, header("<U99999999", "False", "(1,)")),
+		"zip":              []byte("PK\x03\x04 and more"),
+	} {
+		if _, err := Read(bytes.NewReader(f)); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestHugeClaim: a header alone allocates nothing to speak of.
+func TestHugeClaim(t *testing.T) {
+	f := file(1, header("<f8", "False", "(1000000, 1000000)"))
+	if n := testing.AllocsPerRun(10, func() {
+		if _, err := Read(bytes.NewReader(f)); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "after 0 of 1000000000000 values") {
+			t.Error(err)
+		}
+	}); n > 60 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestWrite(t *testing.T) {
+	var b bytes.Buffer
+	in := []float64{1, math.Inf(-1), math.Copysign(0, -1), 1e-310, 5, 6}
+	if err := Write(&b, in, 3, 2); err != nil {
+		t.Fatal(err)
+	}
+	if start := bytes.IndexByte(b.Bytes(), '\n') + 1; start%64 != 0 {
+		t.Errorf("the elements begin at %d", start)
+	}
+	a, err := Read(&b)
+	if err != nil || a.Rows() != 3 || a.Columns() != 2 {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	for i := range in {
+		if math.Float64bits(a.Float64[i]) != math.Float64bits(in[i]) {
+			t.Errorf("value %d is %v, want %v", i, a.Float64[i], in[i])
+		}
+	}
+	for _, write := range []func() error{
+		func() error { return Write(&b, []int64{1, -1}, 2) },
+		func() error { return Write(&b, []float32{1, 2}, 1, 2) },
+		func() error { return WriteBools(&b, []bool{true, false}, 2) },
+		func() error { return WriteStrings(&b, []string{"", "été", "x"}, 3) },
+	} {
+		b.Reset()
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Read(&b); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := Write(&b, []int64{1}, 2); err == nil {
+		t.Error("a shape of another size is written")
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(file(1, header("<f4", "False", "(2,)"), 0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0))
+	f.Add(file(2, header(">i8", "True", "(2, 1)"), make([]byte, 16)...))
+	f.Add(file(3, header("<U3", "False", "(1,)"), make([]byte, 12)...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a, err := Read(bytes.NewReader(data))
+		if err != nil {
+			if !errors.Is(err, ErrFormat) {
+				t.Errorf("untyped error: %v", err)
+			}
+			return
+		}
+		if n := len(a.Float32) + len(a.Float64) + len(a.Int64) + len(a.Strings); n != a.Rows()*a.Columns() {
+			t.Errorf("%d values for shape %v", n, a.Shape)
+		}
+	})
+}
