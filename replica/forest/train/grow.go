@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
@@ -48,7 +49,8 @@ type grower struct {
 	nodes    []node
 	values   []float64
 	sorter   *sorter
-	idle     int // values sorted since ctx was looked at
+	room     *atomic.Int64 // for values of all trees
+	idle     int           // values sorted since ctx was looked at
 
 	// Of the node that is looked at. What is by place is so by the place in its rows.
 	weight int64 // rows, as often as they were drawn
@@ -74,12 +76,12 @@ type todo struct {
 	constants int // features known to have a single value in it
 }
 
-func newGrower(cfg Config, data *Data, cols *columns) *grower {
+func newGrower(cfg Config, data *Data, cols *columns, room *atomic.Int64) *grower {
 	n := cols.n
 	g := &grower{
 		cfg: cfg, data: data, cols: cols, chacha: rand.NewChaCha8([32]byte{}),
 		count: make([]uint16, n), rows: make([]uint32, 0, n), spare: make([]uint32, n),
-		features: make([]int32, data.Features), sorter: newSorter(n),
+		features: make([]int32, data.Features), sorter: newSorter(n), room: room,
 	}
 	g.random = rand.New(g.chacha)
 	if cfg.Task == model.Classify {
@@ -91,7 +93,7 @@ func newGrower(cfg Config, data *Data, cols *columns) *grower {
 	return g
 }
 
-// grow grows the tree of a seed. It fails only when ctx is done.
+// grow grows the tree of a seed. It fails when ctx is done, or with ErrTooLarge when there is no room.
 func (g *grower) grow(ctx context.Context, seed [32]byte) (*tree, error) {
 	g.chacha.Seed(seed)
 	g.sample()
@@ -116,7 +118,9 @@ func (g *grower) grow(ctx context.Context, seed [32]byte) (*tree, error) {
 			}
 		}
 		if s.feature < 0 {
-			g.leaf(rows)
+			if err := g.leaf(rows); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		values := g.cols.values[s.feature]
@@ -198,7 +202,7 @@ func (g *grower) lookRegress(rows []uint32) {
 }
 
 // leaf makes a leaf of the node that was looked at.
-func (g *grower) leaf(rows []uint32) {
+func (g *grower) leaf(rows []uint32) error {
 	switch {
 	case g.cfg.Task == model.Regress:
 		g.nodes = append(g.nodes, node{feature: mixedLeaf})
@@ -206,11 +210,15 @@ func (g *grower) leaf(rows []uint32) {
 	case g.pure:
 		g.nodes = append(g.nodes, classLeaf(g.data.Labels[rows[0]]))
 	default:
+		if g.room.Add(-int64(len(g.total))) < 0 {
+			return ErrTooLarge
+		}
 		g.nodes = append(g.nodes, node{feature: mixedLeaf})
 		for _, w := range g.total {
 			g.values = append(g.values, float64(w)/float64(g.weight))
 		}
 	}
+	return nil
 }
 
 // split sends rows whose rank is at most low to the left. There is none when feature is negative.

@@ -34,7 +34,7 @@ var (
 const (
 	// MaxTarget is the largest magnitude of a regressor's target: squares of sums of more would overflow.
 	MaxTarget = 1e100
-	// maxLeafValues bounds the leaves with more than one class, of all trees together: 2 GiB of float64.
+	// maxLeafValues bounds the values of all leaves with more than one class: 2 GiB of float64.
 	maxLeafValues = 1 << 28
 	// goldenRows is the number of rows of the training data that go into the model with their outputs.
 	goldenRows = 4
@@ -204,7 +204,7 @@ func Forest(ctx context.Context, cfg Config, data *Data, progress func(done, tot
 	if err != nil {
 		return nil, err
 	}
-	f, err := growAll(ctx, cfg, data, cols, progress)
+	f, err := growAll(ctx, cfg, data, cols, maxLeafValues, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -212,28 +212,26 @@ func Forest(ctx context.Context, cfg Config, data *Data, progress func(done, tot
 	return m, m.Validate()
 }
 
-// growAll grows the trees, on several goroutines, and joins them in their order.
-func growAll(ctx context.Context, cfg Config, data *Data, cols *columns, progress func(done, total int)) (model.Forest, error) {
+// growAll grows the trees, on several goroutines, and joins them in their order. maxValues bounds the values of
+// the leaves with more than one class.
+func growAll(ctx context.Context, cfg Config, data *Data, cols *columns, maxValues int64, progress func(done, total int)) (model.Forest, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (
 		next    atomic.Int64
+		room    atomic.Int64 // for values; below 0 there were too many
 		workers sync.WaitGroup
 
 		mu     sync.Mutex // of all below
 		done   int
-		values int
 		joined int
 		trees  = make([]*tree, cfg.Trees) // those that wait for one before them
 		joiner = newJoiner(cfg, data)
 	)
+	room.Store(maxValues)
 	finish := func(t int, grown *tree) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if values += len(grown.values); values > maxLeafValues && cfg.Task == model.Classify {
-			return fmt.Errorf("%w: leaves with more than one class hold over %d probabilities of %d classes; take fewer trees, or a smaller MinLeaf",
-				ErrTooLarge, maxLeafValues, len(data.Classes))
-		}
 		trees[t] = grown
 		for joined < len(trees) && trees[joined] != nil {
 			if err := joiner.add(trees[joined]); err != nil {
@@ -250,13 +248,17 @@ func growAll(ctx context.Context, cfg Config, data *Data, cols *columns, progres
 	}
 	for range min(cfg.Workers, cfg.Trees) {
 		workers.Go(func() {
-			g := newGrower(cfg, data, cols)
+			g := newGrower(cfg, data, cols, &room)
 			for {
 				t := int(next.Add(1)) - 1
 				if t >= cfg.Trees {
 					return
 				}
 				grown, err := g.grow(ctx, treeSeed(cfg.Seed, t))
+				if errors.Is(err, ErrTooLarge) {
+					err = fmt.Errorf("%w: more than %d probabilities of %d classes in leaves of several classes; take fewer trees, or a larger MinLeaf",
+						err, maxValues, len(data.Classes))
+				}
 				if err == nil {
 					err = finish(t, grown)
 				}
