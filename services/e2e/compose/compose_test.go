@@ -1,6 +1,5 @@
 //go:build compose
 
-// Package compose tries deployments/compose.yaml on a Docker engine. `make test-compose` makes the images first.
 package compose
 
 import (
@@ -21,11 +20,13 @@ import (
 	"github.com/coppice-mesh/coppice/services/e2e/mesh"
 )
 
+// Of the compose file: what `make test-compose` brings up, and where it listens.
+var started = []string{"balancer", "gateway", "replica", "jaeger", "prometheus"}
+
 const (
-	project = "coppicetest"
-	grpc    = "127.0.0.1:8001"
-	jaeger  = "http://127.0.0.1:16686"
-	prom    = "http://127.0.0.1:9090"
+	grpc   = "127.0.0.1:8001"
+	jaeger = "http://127.0.0.1:16686"
+	prom   = "http://127.0.0.1:9090"
 )
 
 // maxImageBytes bounds the image of Coppice.
@@ -34,15 +35,11 @@ const maxImageBytes = 40_000_000
 // compose runs a command of docker compose and returns its output.
 func compose(t *testing.T, args ...string) string {
 	t.Helper()
-	file, err := filepath.Abs("../../../deployments/compose.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	name, pre := "docker", []string{"compose"}
 	if exec.Command("docker", "compose", "version").Run() != nil {
 		name, pre = "docker-compose", nil
 	}
-	return command(t, name, append(append(pre, "-p", project, "-f", file), args...)...)
+	return command(t, name, append(append(pre, "-f", filepath.Join(deployments, "compose.yaml")), args...)...)
 }
 
 func command(t *testing.T, name string, args ...string) string {
@@ -119,7 +116,7 @@ func TestCompose(t *testing.T) {
 		}
 		compose(t, "down", "-v", "--remove-orphans")
 	})
-	compose(t, "up", "-d", "--no-build", "balancer", "gateway", "jaeger", "prometheus")
+	compose(t, append([]string{"up", "-d", "--no-build"}, started...)...)
 	mesh.Eventually(t, 90*time.Second, "the gateway is healthy", func() bool {
 		_, _, code := mesh.Run(t, 10*time.Second, "health", "--target", grpc)
 		return code == 0
@@ -130,7 +127,7 @@ func TestCompose(t *testing.T) {
 	fetchModel(t, model)
 
 	t.Run("image", func(t *testing.T) {
-		out := command(t, "docker", "image", "inspect", "--format", "{{.Size}} {{.Config.User}}", "coppice/coppice:dev")
+		out := command(t, "docker", "image", "inspect", "--format", "{{.Size}} {{.Config.User}}", "coppice/coppice:"+os.Getenv("COPPICE_TAG"))
 		var size int
 		var user string
 		if _, err := fmt.Sscan(out, &size, &user); err != nil {
@@ -168,7 +165,10 @@ func TestCompose(t *testing.T) {
 		<-done
 	})
 	t.Run("joined replicas", func(t *testing.T) {
-		compose(t, "up", "-d", "--no-build", "--scale", "replica=2", "balancer", "gateway", "jaeger", "prometheus", "replica")
+		if ids := containers(t, "replica"); len(ids) > 0 {
+			t.Errorf("%d joined replicas run without being asked for", len(ids))
+		}
+		compose(t, append([]string{"up", "-d", "--no-build", "--scale", "replica=2"}, started...)...)
 		awaitReady(t, "two joined replicas", func(_, joined int) bool { return joined == 2 })
 	})
 	t.Run("kill", func(t *testing.T) {
@@ -183,13 +183,38 @@ func TestCompose(t *testing.T) {
 			t.Errorf("kill worker, pid %d: %v", pid, err)
 		}
 		time.Sleep(2 * time.Second)
-		ids := strings.Fields(compose(t, "ps", "-q", "replica"))
-		if len(ids) == 0 {
-			t.Fatal("no container of a joined replica")
+		ids := containers(t, "replica")
+		if len(ids) != 2 {
+			t.Fatalf("%d containers of joined replicas, not 2", len(ids))
 		}
 		command(t, "docker", "kill", ids[0])
 		<-done
+		// The loss of a worker is made good, that of a joined replica is not.
+		awaitReady(t, "a spawned worker and one joined replica", func(ready, joined int) bool { return joined == 1 && ready >= 2 })
+		mesh.Eventually(t, 20*time.Second, "Prometheus has the lost worker", func() bool {
+			_, lost, ok := query("coppice_balancer_worker_losses_total")
+			return ok && lost >= 1
+		})
 	})
+	t.Run("dashboard", testDashboard)
+}
+
+// containers are the ids of a service's running containers.
+func containers(t *testing.T, service string) []string {
+	t.Helper()
+	return strings.Fields(command(t, "docker", "ps", "-q", "--no-trunc",
+		"--filter", "label=com.docker.compose.project="+os.Getenv("COMPOSE_PROJECT_NAME"),
+		"--filter", "label=com.docker.compose.service="+service))
+}
+
+// balancerID is the id of the balancer's container.
+func balancerID(t *testing.T) string {
+	t.Helper()
+	ids := containers(t, "balancer")
+	if len(ids) != 1 {
+		t.Fatalf("%d containers of the balancer, not 1", len(ids))
+	}
+	return ids[0]
 }
 
 // fetchModel copies the demo forest's canonical file out of the balancer's container.
@@ -201,8 +226,7 @@ func fetchModel(t *testing.T, to string) {
 	if err := json.Unmarshal([]byte(compose(t, "exec", "-T", "balancer", "/coppice", "status", "--json")), &s); err != nil || len(s.Models) != 1 {
 		t.Fatalf("status: %v, %d models", err, len(s.Models))
 	}
-	id := strings.TrimSpace(compose(t, "ps", "-q", "balancer"))
-	command(t, "docker", "cp", id+":/var/lib/coppice/models/"+s.Models[0].SHA256+".coppice", to)
+	command(t, "docker", "cp", balancerID(t)+":/var/lib/coppice/models/"+s.Models[0].SHA256+".coppice", to)
 }
 
 // load sends requests and compares every answer with the model.
@@ -258,28 +282,19 @@ func testTrace(t *testing.T) {
 	})
 }
 
-// testMetrics finds the mesh's metrics in Prometheus, and that every query of the dashboard works.
+// testMetrics finds the mesh's metrics in Prometheus.
 func testMetrics(t *testing.T) {
 	mesh.Eventually(t, 30*time.Second, "Prometheus has the requests of the gateway", func() bool {
 		_, v, ok := query("sum(coppice_gateway_request_duration_seconds_count)")
 		return ok && v > 0
 	})
-	b, err := os.ReadFile("../../../deployments/grafana/dashboards/coppice.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var dashboard struct {
-		Panels []struct {
-			Title   string
-			Targets []struct{ Expr string }
-		}
-	}
-	if err := json.Unmarshal(b, &dashboard); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range dashboard.Panels {
+}
+
+// testDashboard puts every query of the dashboard to Prometheus; after load and kills, each has an answer.
+func testDashboard(t *testing.T) {
+	for _, p := range panels(t) {
 		for _, target := range p.Targets {
-			mesh.Eventually(t, 30*time.Second, p.Title+" has data: "+target.Expr, func() bool {
+			mesh.Eventually(t, 20*time.Second, p.Title+" has data: "+target.Expr, func() bool {
 				n, _, ok := query(target.Expr)
 				return ok && n > 0
 			})
@@ -290,8 +305,7 @@ func testMetrics(t *testing.T) {
 // workerPID is the pid, on this machine, of a worker in the balancer's container.
 func workerPID(t *testing.T) int {
 	t.Helper()
-	id := strings.TrimSpace(compose(t, "ps", "-q", "balancer"))
-	for _, line := range strings.Split(command(t, "docker", "top", id, "-eo", "pid,args"), "\n") {
+	for _, line := range strings.Split(command(t, "docker", "top", balancerID(t), "-eo", "pid,args"), "\n") {
 		fields := strings.Fields(line)
 		if len(fields) > 2 && strings.Contains(line, "replica --plugin") {
 			pid, err := strconv.Atoi(fields[0])
