@@ -55,7 +55,7 @@ func (p *Predict) Read(b []byte) error {
 	instances := 0
 	var tensor []byte
 	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
+		num, typ, n := consumeTag(b)
 		if n < 0 {
 			return malformed("PredictRequest", protowire.ParseError(n))
 		}
@@ -106,10 +106,11 @@ func (p *Predict) Read(b []byte) error {
 			}
 			b = b[n:]
 			if num == 6 {
-				if v > uint64(coppicev1.Work_WORK_HEAVY) {
-					return fmt.Errorf("%w: work is %d, it can be WORK_LIGHT, WORK_MEDIUM or WORK_HEAVY", ErrRequest, v)
+				// Enums are int32: protobuf, too, leaves off what is above.
+				if p.Work = coppicev1.Work(int32(v)); p.Work < 0 || p.Work > coppicev1.Work_WORK_HEAVY {
+					p.Work = 0
+					return fmt.Errorf("%w: work is %d, it can be WORK_LIGHT, WORK_MEDIUM or WORK_HEAVY", ErrRequest, int32(v))
 				}
-				p.Work = coppicev1.Work(v)
 			} else if err := p.addOutput(v); err != nil {
 				return err
 			}
@@ -140,9 +141,9 @@ func (p *Predict) Read(b []byte) error {
 }
 
 func (p *Predict) addOutput(v uint64) error {
-	o := coppicev1.Output(v)
-	if v == 0 || v > uint64(coppicev1.Output_OUTPUT_LEAF) {
-		return fmt.Errorf("%w: output %d, it can be OUTPUT_LABEL, OUTPUT_PROBABILITY, OUTPUT_MARGIN or OUTPUT_LEAF", ErrRequest, v)
+	o := coppicev1.Output(int32(v))
+	if o <= 0 || o > coppicev1.Output_OUTPUT_LEAF {
+		return fmt.Errorf("%w: output %d, it can be OUTPUT_LABEL, OUTPUT_PROBABILITY, OUTPUT_MARGIN or OUTPUT_LEAF", ErrRequest, int32(v))
 	}
 	for _, have := range p.Outputs[:p.NumOut] {
 		if have == o {
@@ -175,7 +176,7 @@ func (t *Tensor) read(b []byte) error {
 		dims++
 	}
 	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
+		num, typ, n := consumeTag(b)
 		if n < 0 {
 			return malformed("tensor", protowire.ParseError(n))
 		}
@@ -188,7 +189,7 @@ func (t *Tensor) read(b []byte) error {
 			}
 			b = b[n:]
 			if num == 1 {
-				t.Type = coppicev1.DataType(min(v, math.MaxInt32))
+				t.Type = coppicev1.DataType(int32(v))
 			} else {
 				add(v)
 			}
@@ -269,7 +270,7 @@ func (p *Predict) AppendInstances(dst []float32, columns int) (rows []float32, o
 	start := len(dst)
 	row := 0
 	for b := p.body; len(b) > 0; {
-		num, typ, n := protowire.ConsumeTag(b)
+		num, typ, n := consumeTag(b)
 		if n < 0 {
 			return dst, overflow, malformed("PredictRequest", protowire.ParseError(n))
 		}
@@ -289,7 +290,7 @@ func (p *Predict) AppendInstances(dst []float32, columns int) (rows []float32, o
 		b = b[n:]
 		got := 0
 		for len(v) > 0 {
-			num, typ, n := protowire.ConsumeTag(v)
+			num, typ, n := consumeTag(v)
 			if n < 0 {
 				return dst, overflow, malformed("instance", protowire.ParseError(n))
 			}

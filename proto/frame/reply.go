@@ -35,7 +35,7 @@ func NextReply(msg []byte) (r Reply, rest []byte, ok bool, err error) {
 		return r, nil, false, err
 	}
 	for len(body) > 0 {
-		num, typ, n := protowire.ConsumeTag(body)
+		num, typ, n := consumeTag(body)
 		if n < 0 {
 			return r, nil, false, malformed("reply", protowire.ParseError(n))
 		}
@@ -90,7 +90,7 @@ func NextReply(msg []byte) (r Reply, rest []byte, ok bool, err error) {
 func (r *Reply) parseError(b []byte) error {
 	r.Code = codes.Unknown // an error without a code is still one
 	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
+		num, typ, n := consumeTag(b)
 		if n < 0 {
 			return malformed("error", protowire.ParseError(n))
 		}
@@ -125,7 +125,7 @@ func (r *Reply) parseError(b []byte) error {
 
 func (l *Load) parse(b []byte) error {
 	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
+		num, typ, n := consumeTag(b)
 		if n < 0 {
 			return malformed("load report", protowire.ParseError(n))
 		}

@@ -39,7 +39,7 @@ func NextRequest(msg []byte) (r Request, rest []byte, ok bool, err error) {
 		return r, nil, false, err
 	}
 	for len(body) > 0 {
-		num, typ, n := protowire.ConsumeTag(body)
+		num, typ, n := consumeTag(body)
 		if n < 0 {
 			return r, nil, false, malformed("frame", protowire.ParseError(n))
 		}
@@ -98,7 +98,7 @@ func NextRequest(msg []byte) (r Request, rest []byte, ok bool, err error) {
 // nextFrame takes the first element of the repeated field of frames.
 func nextFrame(msg []byte) (body, rest []byte, ok bool, err error) {
 	for len(msg) > 0 {
-		num, typ, n := protowire.ConsumeTag(msg)
+		num, typ, n := consumeTag(msg)
 		if n < 0 {
 			return nil, nil, false, malformed("message", protowire.ParseError(n))
 		}
@@ -202,3 +202,18 @@ func appendBytes(b []byte, num protowire.Number, v []byte) []byte {
 	}
 	return protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), v)
 }
+
+// consumeTag is protowire's, but for numbers over protobuf's largest, which protowire takes.
+func consumeTag(b []byte) (protowire.Number, protowire.Type, int) {
+	num, typ, n := protowire.ConsumeTag(b)
+	if num > protowire.MaxValidNumber {
+		n = badNumber
+	}
+	return num, typ, n
+}
+
+// badNumber is protowire's code for a field number that cannot be.
+var badNumber = func() int {
+	_, _, n := protowire.ConsumeTag([]byte{0})
+	return n
+}()

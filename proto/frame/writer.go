@@ -3,7 +3,9 @@ package frame
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/mem"
 )
@@ -80,6 +82,12 @@ func (w *Writer) Request(r *Request) error {
 
 // Reply sends a reply, as Request sends a request.
 func (w *Writer) Reply(r *Reply) error {
+	if !utf8.ValidString(r.Message) {
+		// A receiver would refuse the whole message, with everybody's replies.
+		clean := *r
+		clean.Message = strings.ToValidUTF8(r.Message, "\uFFFD")
+		r = &clean
+	}
 	if w.chunk && len(r.Payload) > ChunkBytes {
 		head := *r
 		return w.enqueueLarge(r.ID, r.Payload, func(b, chunk []byte, first, more bool) []byte {
