@@ -256,7 +256,7 @@ func (r *run) one(ctx context.Context, intended time.Time, first int, work coppi
 	default:
 		r.report.OK++
 	}
-	r.report.Version = res.GetVersion()
+	r.report.Model, r.report.Version = res.GetModel(), res.GetVersion()
 	r.all.record(took)
 	if len(r.cfg.Works) > 0 {
 		h := r.byWork[work]

@@ -67,7 +67,7 @@ func (f *fake) Do(_ context.Context, req *coppicev1.PredictRequest) (*coppicev1.
 	if err := f.fail[n]; err != nil {
 		return nil, err
 	}
-	res := &coppicev1.PredictResponse{Version: "v"}
+	res := &coppicev1.PredictResponse{Model: "m", Version: "v"}
 	for _, in := range req.GetInstances() {
 		sum := 0.0
 		for _, v := range in.GetValues() {
@@ -109,7 +109,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Intended != 100 || r.Sent != 100 || r.OK != 97 || r.Failed != 1 || r.Wrong != 2 || r.Unsent != 0 || r.Good() {
+	if r.Model != "m" || r.Version != "v" || r.Intended != 100 || r.Sent != 100 || r.OK != 97 || r.Failed != 1 || r.Wrong != 2 || r.Unsent != 0 || r.Good() {
 		t.Errorf("report: %+v", r)
 	}
 	if r.Errors["Unavailable"] != 1 || len(r.FirstErrors) != 3 {
