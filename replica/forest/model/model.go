@@ -25,6 +25,8 @@ const (
 	MaxSplits   = 1 << 30 // in all trees together
 	MaxOutputs  = 1 << 16 // values a leaf
 	MaxDepth    = 4096
+	// MaxGoldenRows bounds the work of opening a model, which evaluates them.
+	MaxGoldenRows = 64
 )
 
 // ErrInvalid is wrapped by every error of Validate.
@@ -100,14 +102,14 @@ type Source struct {
 type Meta struct {
 	Task      Task     `json:"task"`
 	Features  int      `json:"features"`             // values in a row
-	Names     []string `json:"names,omitempty"`      // of the features; nil, or one a feature
-	Classes   []string `json:"classes,omitempty"`    // in the order of the outputs; nil for a regressor
+	Names     []string `json:"names,omitempty"`      // of the features, UTF-8; nil, or one a feature
+	Classes   []string `json:"classes,omitempty"`    // UTF-8, in the order of the outputs; nil for a regressor
 	ClassKind string   `json:"class_kind,omitempty"` // "int", "float", "bool" or "string": what Classes spell
 	Missing   bool     `json:"missing"`              // whether NaN is a value that rows may hold
 	Source    Source   `json:"source"`
 }
 
-// Golden is a few rows with the outputs that they must give, checked when a model is opened.
+// Golden is a few rows, at most MaxGoldenRows, with the outputs that they must give, checked when a model is opened.
 type Golden struct {
 	Rows    []float32 // row-major, Meta.Features values a row
 	Outputs []float64 // row-major, Forest.Outputs values a row

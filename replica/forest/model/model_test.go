@@ -2,6 +2,7 @@ package model
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -105,6 +106,21 @@ func TestValidate(t *testing.T) {
 		{"tree ends before it begins", func(m *Model) { m.Forest.Trees[1] = Tree{5, 6} }, "tree 0"},
 		{"totals", func(m *Model) { m.Forest.Trees[2] = Tree{0, 2} }, "tree 1"},
 		{"golden", func(m *Model) { m.Golden.Rows = []float32{1, 2} }, "golden"},
+		{"more golden rows", func(m *Model) {
+			m.Golden = Golden{make([]float32, 3*(MaxGoldenRows+1)), make([]float64, 2*(MaxGoldenRows+1))}
+		}, "65 golden rows"},
+		{"a golden row's outputs", func(m *Model) { m.Golden = Golden{make([]float32, 3), make([]float64, 1)} }, "golden"},
+		{"feature names in Latin-1", func(m *Model) { m.Meta.Names = []string{"a", "\xe9", "c"} }, `feature 1 is not UTF-8: "\xe9"`},
+		{"classes in Latin-1", func(m *Model) { m.Meta.Classes[1] = "\xe9" }, "class 1 is not UTF-8"},
+		{"source in Latin-1", func(m *Model) { m.Meta.Source.Version = "\xe9" }, "not UTF-8"},
+		{"too many outputs", func(m *Model) { m.Forest.Outputs = MaxOutputs + 1 }, "65537 outputs"},
+		{"regressor with two outputs", func(m *Model) { m.Meta.Task, m.Meta.Classes = Regress, nil }, "a regressor"},
+		{"totals alone", func(m *Model) { m.Forest.Trees = m.Forest.Trees[:1] }, "0 trees"},
+		{"too many trees", func(m *Model) { m.Forest.Trees = make([]Tree, MaxTrees+2) }, "1048577 trees"},
+		{"infinite value", func(m *Model) { m.Forest.Values[0] = math.Inf(-1) }, "leaf value 0 is -Inf"},
+		{"negative depth", func(m *Model) { m.Forest.Depth = -1 }, "depth -1"},
+		{"totals beyond", func(m *Model) { m.Forest.Trees[2] = Tree{1 << 31, 1<<31 + 2} }, "tree 1"},
+		{"a tree's leaves", func(m *Model) { m.Forest.Trees[1].Leaf = 1 }, "tree 0 has splits 0 to 1 and leaves 0 to 1"},
 		{"golden outputs", func(m *Model) { m.Golden.Rows = []float32{1, 2, 3} }, "golden"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -134,5 +150,180 @@ func TestValidateChain(t *testing.T) {
 				t.Errorf("left %v, depth %d: %v", left, depth, err)
 			}
 		}
+	}
+}
+
+// TestBuilderShapes: trees of every shape of up to five splits come back from the arrays as they went in.
+func TestBuilderShapes(t *testing.T) {
+	for splits := range 6 {
+		for _, shape := range shapes(splits) {
+			b := NewBuilder(1)
+			leaf := 0.0
+			add(t, b, shape, &leaf)
+			if err := b.Leaf(-1); err != nil { // another tree behind it
+				t.Fatal(err)
+			}
+			f, err := b.Forest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := &Model{Meta: Meta{Task: Regress, Features: 1}, Forest: f}
+			if err := m.Validate(); err != nil {
+				t.Fatalf("%v: %v", shape, err)
+			}
+			if got := read(&f, 0, 0, f.Trees[1].Split); got.String() != shape.String() || f.Depth != shape.depth() {
+				t.Errorf("got %v of depth %d, want %v of depth %d", got, f.Depth, shape, shape.depth())
+			}
+		}
+	}
+}
+
+// tree is a node: a leaf when it is nil.
+type tree [2]*tree
+
+func (n *tree) String() string {
+	if n == nil {
+		return "."
+	}
+	return "(" + n[0].String() + n[1].String() + ")"
+}
+
+func (n *tree) depth() int {
+	if n == nil {
+		return 0
+	}
+	return 1 + max(n[0].depth(), n[1].depth())
+}
+
+// shapes are all trees of so many splits.
+func shapes(splits int) []*tree {
+	if splits == 0 {
+		return []*tree{nil}
+	}
+	var out []*tree
+	for left := range splits {
+		for _, l := range shapes(left) {
+			for _, r := range shapes(splits - 1 - left) {
+				out = append(out, &tree{l, r})
+			}
+		}
+	}
+	return out
+}
+
+func add(t *testing.T, b *Builder, n *tree, leaf *float64) {
+	t.Helper()
+	var err error
+	if n == nil {
+		err = b.Leaf(*leaf)
+		*leaf++
+	} else {
+		err = b.Split(0, 0, false)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n != nil {
+		add(t, b, n[0], leaf)
+		add(t, b, n[1], leaf)
+	}
+}
+
+// read walks the arrays of the first tree as the package comment says.
+func read(f *Forest, k, l, end uint32) *tree {
+	if k == end {
+		if f.Values[f.Leaves[l]] != float64(l) {
+			return &tree{} // not what went in
+		}
+		return nil
+	}
+	right := f.Splits[k].Right
+	return &tree{read(f, k+1, l, right), read(f, right, l+right-k, end)}
+}
+
+func TestBuilderLeafIDs(t *testing.T) {
+	for _, n := range []int{1, 3} {
+		b := NewBuilder(1)
+		for _, err := range []error{b.Split(0, 0, false), b.Leaf(1), b.Leaf(2)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.SetLeafIDs(make([]uint32, n))
+		if _, err := b.Forest(); !errors.Is(err, ErrBuild) {
+			t.Errorf("%d ids for 2 leaves: %v", n, err)
+		}
+	}
+}
+
+// TestBuilderZeros: leaves are equal when their bits are.
+func TestBuilderZeros(t *testing.T) {
+	b := NewBuilder(1)
+	for _, v := range []float64{0, math.Copysign(0, -1), 0} {
+		if err := b.Leaf(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := b.Forest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(f.Leaves, []uint32{0, 1, 0}) || !math.Signbit(f.Values[1]) {
+		t.Errorf("%+v", f)
+	}
+}
+
+// BenchmarkValidate has forests of 4 million nodes, in few large trees and in many small ones, beside one pass
+// over their bytes.
+func BenchmarkValidate(b *testing.B) {
+	for _, depth := range []int{1, 4, 15, 20} {
+		builder := NewBuilder(2)
+		var grow func(d int) error
+		grow = func(d int) error {
+			if d == depth {
+				return builder.Leaf(float64(d&1), float64(1-d&1))
+			}
+			if err := builder.Split(d, float32(d), d%2 == 0); err != nil {
+				return err
+			}
+			if err := grow(d + 1); err != nil {
+				return err
+			}
+			return grow(d + 1)
+		}
+		for range min(4<<20>>(depth+1), MaxTrees) {
+			if err := grow(0); err != nil {
+				b.Fatal(err)
+			}
+		}
+		f, err := builder.Forest()
+		if err != nil {
+			b.Fatal(err)
+		}
+		m := &Model{Meta: Meta{Task: Classify, Features: depth, Classes: []string{"a", "b"}}, Forest: f}
+		run := func(name string, pass func() error) {
+			b.Run(fmt.Sprintf("depth=%d/%s", depth, name), func(b *testing.B) {
+				for b.Loop() {
+					if err := pass(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(f.NumNodes()), "ns/node")
+			})
+		}
+		run("validate", m.Validate)
+		run("pass", func() error {
+			sum := uint32(0)
+			for i := range f.Splits {
+				sum += f.Splits[i].Right
+			}
+			for _, row := range f.Leaves {
+				sum += row
+			}
+			if sum == 0 {
+				return ErrInvalid
+			}
+			return nil
+		})
 	}
 }

@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"math"
+	"unicode/utf8"
 )
 
 // Validate proves that every walk of every row ends in a leaf inside the arrays, in one pass over the
@@ -20,6 +21,9 @@ func (m *Model) Validate() error {
 		return fmt.Errorf("%w: golden rows have %d values and %d outputs, for %d features and %d outputs a row",
 			ErrInvalid, len(m.Golden.Rows), len(m.Golden.Outputs), m.Meta.Features, m.Forest.Outputs)
 	}
+	if rows > MaxGoldenRows {
+		return fmt.Errorf("%w: %d golden rows, at most %d are possible", ErrInvalid, rows, MaxGoldenRows)
+	}
 	return nil
 }
 
@@ -32,6 +36,22 @@ func (m *Model) validateMeta() error {
 		return fmt.Errorf("%w: %d outputs, 1 to %d are possible", ErrInvalid, outputs, MaxOutputs)
 	case meta.Names != nil && len(meta.Names) != meta.Features:
 		return fmt.Errorf("%w: %d feature names for %d features", ErrInvalid, len(meta.Names), meta.Features)
+	}
+	// Files and messages hold text as UTF-8: other bytes would come back changed, and two classes as one.
+	for i, name := range meta.Names {
+		if !utf8.ValidString(name) {
+			return fmt.Errorf("%w: the name of feature %d is not UTF-8: %.80q", ErrInvalid, i, name)
+		}
+	}
+	for i, class := range meta.Classes {
+		if !utf8.ValidString(class) {
+			return fmt.Errorf("%w: the name of class %d is not UTF-8: %.80q", ErrInvalid, i, class)
+		}
+	}
+	for _, text := range []string{meta.ClassKind, meta.Source.Library, meta.Source.Version, meta.Source.Kind, meta.Source.SHA256} {
+		if !utf8.ValidString(text) {
+			return fmt.Errorf("%w: its description is not UTF-8: %.80q", ErrInvalid, text)
+		}
 	}
 	switch meta.Task {
 	case Classify:
@@ -76,6 +96,7 @@ func (f *Forest) validate(features int) error {
 		}
 	}
 	depth := 0
+	stack := new(stack) // one for all trees: clearing it for each would cost more than a small tree
 	var first Tree
 	for t := range trees {
 		begin, end := f.Trees[t], f.Trees[t+1]
@@ -83,7 +104,7 @@ func (f *Forest) validate(features int) error {
 			end.Leaf != begin.Leaf+(end.Split-begin.Split)+1 {
 			return fmt.Errorf("%w: tree %d has splits %d to %d and leaves %d to %d", ErrInvalid, t, begin.Split, end.Split, begin.Leaf, end.Leaf)
 		}
-		d, err := validateTree(f.Splits[begin.Split:end.Split], features)
+		d, err := validateTree(f.Splits[begin.Split:end.Split], features, stack)
 		if err != nil {
 			return fmt.Errorf("%w: tree %d: %w", ErrInvalid, t, err)
 		}
@@ -99,14 +120,19 @@ func (f *Forest) validate(features int) error {
 	return nil
 }
 
+// subtree is one that is still to be checked.
+type subtree struct {
+	end   uint32 // the split behind its last
+	depth int32  // of its root
+}
+
+// stack has room for a path of MaxDepth splits, each with a right subtree that waits.
+type stack [MaxDepth + 1]subtree
+
 // validateTree checks the splits of one tree and returns its depth. The stack holds the subtrees that have
-// not begun: each begins where the one above it ends, and the topmost at the split that is looked at.
-func validateTree(splits []Split, features int) (depth int, err error) {
-	type subtree struct {
-		end   uint32
-		depth int32 // of its root
-	}
-	var stack [MaxDepth + 1]subtree
+// not begun: each begins where the one above it ends, and the topmost at the split that is looked at. What it
+// holds before does not matter.
+func validateTree(splits []Split, features int, stack *stack) (depth int, err error) {
 	n := 0
 	if len(splits) > 0 {
 		stack[0] = subtree{uint32(len(splits)), 1}

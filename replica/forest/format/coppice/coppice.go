@@ -27,7 +27,6 @@ const (
 	alignment    = 64
 	maxSections  = 64
 	maxMetaBytes = 64 << 20
-	maxGolden    = 1 << 16 // rows
 
 	flagOptional = 1 << 0 // a reader that does not know the section skips it
 )
@@ -68,14 +67,21 @@ type meta struct {
 // Detect tells whether a file begins like a .coppice file.
 func Detect(head []byte) bool { return bytes.HasPrefix(head, []byte(magic)) }
 
-// Encode writes a model. Equal models give equal bytes.
+// Encode writes a model. Equal models give equal bytes, and what it writes Decode reads: a model that is not
+// valid, or does not give its golden outputs, is refused with the errors of Decode.
 func Encode(w io.Writer, m *model.Model) error {
 	if err := m.Validate(); err != nil {
+		return err
+	}
+	if err := checkGolden(m); err != nil {
 		return err
 	}
 	text, err := json.Marshal(meta{Meta: m.Meta, Outputs: m.Forest.Outputs, Depth: m.Forest.Depth})
 	if err != nil {
 		return err
+	}
+	if len(text) > maxMetaBytes {
+		return fmt.Errorf("%w: its description has %d bytes, at most %d can be stored", model.ErrInvalid, len(text), maxMetaBytes)
 	}
 	type section struct {
 		id    [4]byte
@@ -115,13 +121,13 @@ func Encode(w io.Writer, m *model.Model) error {
 	binary.LittleEndian.PutUint64(head[16:], uint64(at))
 	binary.LittleEndian.PutUint32(head[24:], crc32.Checksum(head, castagnoli))
 
-	zero := make([]byte, alignment)
+	padding := make([]byte, alignment)
 	write := func(b []byte) {
 		if err == nil {
 			_, err = w.Write(b)
 		}
 		if err == nil {
-			_, err = w.Write(zero[:pad(len(b), alignment)])
+			_, err = w.Write(padding[:pad(len(b), alignment)])
 		}
 	}
 	write(head)
@@ -157,7 +163,7 @@ func Decode(data []byte) (*model.Model, error) {
 	if err := dec.Decode(&d); err != nil {
 		return nil, fmt.Errorf("%w: section META: %w", ErrFormat, err)
 	}
-	if dec.More() {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) { // More takes a closing brace for an end
 		return nil, fmt.Errorf("%w: section META: something follows its object", ErrFormat)
 	}
 	m.Meta, m.Forest.Outputs, m.Forest.Depth = d.Meta, d.Outputs, d.Depth
@@ -223,31 +229,60 @@ func table(data []byte) (map[[4]byte][]byte, error) {
 	if got, want := crc32.Checksum(head, castagnoli), binary.LittleEndian.Uint32(data[24:]); got != want {
 		return nil, fmt.Errorf("%w: the header's checksum is %08x, it says %08x", ErrFormat, got, want)
 	}
+	if !zero(head[28:headerBytes]) {
+		return nil, fmt.Errorf("%w: bytes 28 to %d must be zero", ErrFormat, headerBytes)
+	}
 	sections := map[[4]byte][]byte{}
+	seen := map[[4]byte]bool{}
+	next := end // where the section before this one ends, or the table
 	for i := range int(n) {
-		e := data[headerBytes+i*entryBytes:]
+		e := data[headerBytes+i*entryBytes : headerBytes+(i+1)*entryBytes]
 		id := [4]byte(e[:4])
+		if seen[id] {
+			return nil, fmt.Errorf("%w: section %q is there twice", ErrFormat, id[:])
+		}
+		seen[id] = true
 		flags := binary.LittleEndian.Uint32(e[4:])
 		offset, length := binary.LittleEndian.Uint64(e[8:]), binary.LittleEndian.Uint64(e[16:])
 		if offset%alignment != 0 || offset < uint64(end) || offset > uint64(len(data)) || length > uint64(len(data))-offset {
 			return nil, fmt.Errorf("%w: section %q has %d bytes at %d, in a file of %d bytes", ErrFormat, id[:], length, offset, len(data))
 		}
-		if _, twice := sections[id]; twice {
-			return nil, fmt.Errorf("%w: section %q is there twice", ErrFormat, id[:])
+		if want := next + pad(next, alignment); offset != uint64(want) {
+			return nil, fmt.Errorf("%w: section %q is at %d, the one before it ends at %d", ErrFormat, id[:], offset, next)
 		}
-		if !known(id) {
-			if flags&flagOptional == 0 {
-				return nil, fmt.Errorf("%w: section %q is needed to read it and unknown to this program", ErrVersion, id[:])
-			}
-			continue
+		if !zero(data[next:offset]) {
+			return nil, fmt.Errorf("%w: bytes %d to %d, before section %q, must be zero", ErrFormat, next, offset, id[:])
+		}
+		next = int(offset + length)
+		if flags&^flagOptional != 0 || !zero(e[28:entryBytes]) {
+			return nil, fmt.Errorf("%w: section %q has flags %#x, this program knows %#x", ErrVersion, id[:], flags, flagOptional)
 		}
 		b := data[offset : offset+length : offset+length]
 		if got, want := crc32.Checksum(b, castagnoli), binary.LittleEndian.Uint32(e[24:]); got != want {
-			return nil, fmt.Errorf("%w: section %s at byte %d: the checksum is %08x, the table says %08x", ErrFormat, id[:], offset, got, want)
+			return nil, fmt.Errorf("%w: section %q at byte %d: the checksum is %08x, the table says %08x", ErrFormat, id[:], offset, got, want)
 		}
-		sections[id] = b
+		if known(id) {
+			sections[id] = b
+		} else if flags&flagOptional == 0 {
+			return nil, fmt.Errorf("%w: section %q is needed to read it and unknown to this program", ErrVersion, id[:])
+		}
+	}
+	if next+pad(next, alignment) != len(data) {
+		return nil, fmt.Errorf("%w: it has %d bytes, its last section ends at %d", ErrFormat, len(data), next)
+	}
+	if !zero(data[next:]) {
+		return nil, fmt.Errorf("%w: bytes %d to %d, behind the last section, must be zero", ErrFormat, next, len(data))
 	}
 	return sections, nil
+}
+
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func known(id [4]byte) bool {
@@ -263,7 +298,7 @@ func golden(m *model.Model, b []byte) error {
 	if m.Meta.Features < 1 || m.Meta.Features > model.MaxFeatures || m.Forest.Outputs < 1 || m.Forest.Outputs > model.MaxOutputs {
 		return nil // Validate says it better
 	}
-	for n := 1; n <= maxGolden; n++ {
+	for n := 1; n <= model.MaxGoldenRows; n++ {
 		rows := n * row
 		rows += pad(rows, 8)
 		if size := rows + 8*n*m.Forest.Outputs; size == len(b) {
@@ -275,7 +310,7 @@ func golden(m *model.Model, b []byte) error {
 			break
 		}
 	}
-	return fmt.Errorf("%w: section GOLD has %d bytes, which is no number of rows of %d features and %d outputs", ErrFormat, len(b), m.Meta.Features, m.Forest.Outputs)
+	return fmt.Errorf("%w: section GOLD has %d bytes, which is not 1 to %d rows of %d features and %d outputs", ErrFormat, len(b), model.MaxGoldenRows, m.Meta.Features, m.Forest.Outputs)
 }
 
 // checkGolden evaluates the golden rows by the reference.

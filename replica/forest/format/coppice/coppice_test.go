@@ -75,8 +75,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestDamage cuts the file at every length and flips every byte: it is refused, unless the byte is one that nothing
-// reads.
+// TestDamage cuts the file at every length and flips every bit of it.
 func TestDamage(t *testing.T) {
 	b := encode(t, small(t))
 	for n := range b {
@@ -84,23 +83,21 @@ func TestDamage(t *testing.T) {
 			t.Fatalf("cut at %d: %v", n, err)
 		}
 	}
-	read := make([]bool, len(b))
-	sections := int(binary.LittleEndian.Uint32(b[12:]))
-	for i := range headerBytes + sections*entryBytes {
-		read[i] = true
-	}
-	for i := range sections {
-		e := b[headerBytes+i*entryBytes:]
-		from, length := binary.LittleEndian.Uint64(e[8:]), binary.LittleEndian.Uint64(e[16:])
-		for j := from; j < from+length; j++ {
-			read[j] = true
-		}
+	if _, err := Decode(append(bytes.Clone(b), make([]byte, alignment)...)); !errors.Is(err, ErrFormat) {
+		t.Errorf("longer: %v", err)
 	}
 	for i := range b {
-		bad := bytes.Clone(b)
-		bad[i] ^= 0x10
-		if _, err := Decode(bad); (err == nil) == read[i] {
-			t.Errorf("byte %d flipped: %v", i, err)
+		for bit := range 8 {
+			bad := bytes.Clone(b)
+			bad[i] ^= 1 << bit
+			_, err := Decode(bad)
+			want := ErrFormat
+			if i >= 8 && i < 12 {
+				want = ErrVersion
+			}
+			if !errors.Is(err, want) {
+				t.Errorf("bit %d of byte %d flipped: %v, want %v", bit, i, err, want)
+			}
 		}
 	}
 }
@@ -119,6 +116,32 @@ func forge(b []byte, id string, change func([]byte)) []byte {
 		}
 	}
 	return seal(b)
+}
+
+// rebuild puts a section's bytes through change, which may give any number of them, and lays the file out again.
+func rebuild(b []byte, id string, change func([]byte) []byte) []byte {
+	sections := int(binary.LittleEndian.Uint32(b[12:]))
+	head := bytes.Clone(b[:headerBytes+sections*entryBytes])
+	out := append(bytes.Clone(head), make([]byte, pad(len(head), alignment))...)
+	for i := range sections {
+		e := head[headerBytes+i*entryBytes:]
+		from, length := binary.LittleEndian.Uint64(e[8:]), binary.LittleEndian.Uint64(e[16:])
+		data := bytes.Clone(b[from : from+length])
+		if string(e[:4]) == id {
+			data = change(data)
+		}
+		binary.LittleEndian.PutUint64(e[8:], uint64(len(out)))
+		binary.LittleEndian.PutUint64(e[16:], uint64(len(data)))
+		binary.LittleEndian.PutUint32(e[24:], crc32.Checksum(data, castagnoli))
+		out = append(append(out, data...), make([]byte, pad(len(data), alignment))...)
+	}
+	copy(out, head)
+	binary.LittleEndian.PutUint64(out[16:], uint64(len(out)))
+	return seal(out)
+}
+
+func resize(b []byte, id string, n int) []byte {
+	return rebuild(b, id, func(d []byte) []byte { return append(d, make([]byte, n)...)[:n] })
 }
 
 // seal mends the header's checksum.
@@ -145,6 +168,10 @@ func TestForged(t *testing.T) {
 		}
 	}
 	entry := func(i int) int { return headerBytes + i*entryBytes }
+	bare := bytes.Clone(b[:headerBytes])
+	put(12, 0)(bare)
+	put(16, headerBytes)(bare)
+	seal(bare)
 	for _, tt := range []struct {
 		name string
 		file []byte
@@ -170,6 +197,33 @@ func TestForged(t *testing.T) {
 		{"unaligned", func() []byte { c := bytes.Clone(b); put(entry(2)+8, 65)(c); return seal(c) }(), ErrFormat, "SPLT"},
 		{"twice", func() []byte { c := bytes.Clone(b); copy(c[entry(2):], c[entry(1):entry(2)]); return seal(c) }(), ErrFormat, "twice"},
 		{"missing", func() []byte { c := bytes.Clone(b); copy(c[entry(2):], "XXXX"); put(entry(2)+4, 1)(c); return seal(c) }(), ErrFormat, "SPLT is missing"},
+		{"something in the header", func() []byte { c := bytes.Clone(b); c[40] = 1; return seal(c) }(), ErrFormat, "bytes 28 to 64"},
+		{"something in an entry", func() []byte { c := bytes.Clone(b); c[entry(2)+29] = 1; return seal(c) }(), ErrVersion, "SPLT"},
+		{"an unknown flag", func() []byte { c := bytes.Clone(b); c[entry(6)+4] = 3; return seal(c) }(), ErrVersion, "flags 0x3"},
+		{"sections in one place", func() []byte {
+			c := bytes.Clone(b)
+			copy(c[entry(2)+8:entry(3)], c[entry(1)+8:entry(2)])
+			return seal(c)
+		}(), ErrFormat, "SPLT"},
+		{"a section left out", func() []byte { c := bytes.Clone(b); c[12]--; return seal(c) }(), ErrFormat, ""},
+		{"no sections", func() []byte { c := bytes.Clone(b); put(12, 0)(c); return seal(c) }(), ErrFormat, "last section ends at 64"},
+		{"a header alone", bare, ErrFormat, "META is missing"},
+		{"more sections than are read", func() []byte { c := bytes.Clone(b); put(12, 1<<32-1)(c); return c }(), ErrFormat, "4294967295 sections"},
+		{"a brace behind the description", rebuild(b, "META", func(d []byte) []byte { return append(d, '}') }), ErrFormat, "something follows"},
+		{"two descriptions", rebuild(b, "META", func(d []byte) []byte { return append(d, d...) }), ErrFormat, "something follows"},
+		{"a long description", rebuild(b, "META", func([]byte) []byte { return make([]byte, maxMetaBytes+1) }), ErrFormat, "67108865 bytes"},
+		{"more golden rows than are read", rebuild(b, "GOLD", func([]byte) []byte { return make([]byte, (model.MaxGoldenRows+1)*(2*4+2*8)) }), ErrFormat, "1 to 64 rows"},
+		{"features beyond", forge(b, "META", replace(`"features":2`, `"features":9`)), ErrFormat, ""},
+		{"an unknown key", forge(b, "META", replace(`"missing"`, `"mussing"`)), ErrFormat, "mussing"},
+		{"half a number", forge(b, "META", replace(`"features":2`, `"features":.`)), ErrFormat, "META"},
+		{"no golden rows at all", resize(b, "GOLD", 0), ErrFormat, "GOLD has 0 bytes"},
+		{"half a golden row", resize(b, "GOLD", 68), ErrFormat, "GOLD has 68 bytes"},
+		{"half a split", resize(b, "SPLT", 11), ErrFormat, "11 bytes are not whole entries of 12"},
+		{"too few splits", resize(b, "SPLT", 24), model.ErrInvalid, "splits"},
+		{"no values", resize(b, "VALU", 0), model.ErrInvalid, "0 leaf values"},
+		{"no trees", resize(b, "TREE", 0), model.ErrInvalid, "0 trees"},
+		{"a leaf id too few", resize(b, "LFID", 20), model.ErrInvalid, "5 leaf ids for 6 leaves"},
+		{"no description", resize(b, "META", 0), ErrFormat, "META"},
 		{"unknown and needed", func() []byte { c := bytes.Clone(b); copy(c[entry(2):], "XXXX"); return seal(c) }(), ErrVersion, "XXXX"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -181,14 +235,78 @@ func TestForged(t *testing.T) {
 	}
 }
 
-// TestUnknownOptional: a section of a later version that may be skipped is skipped.
+// TestEncodeRefuses: what Decode would refuse is not written.
+func TestEncodeRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*model.Model)
+		want   error
+	}{
+		{"golden outputs that it does not give", func(m *model.Model) { m.Golden.Outputs[3] += 1e-16 }, ErrGolden},
+		{"no trees", func(m *model.Model) { m.Forest.Trees = m.Forest.Trees[:1] }, model.ErrInvalid},
+		{"a class that JSON cannot hold", func(m *model.Model) { m.Meta.Classes[0] = "\xff" }, model.ErrInvalid},
+		{"too long a description", func(m *model.Model) { m.Meta.Names[0] = strings.Repeat("n", maxMetaBytes) }, model.ErrInvalid},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := small(t)
+			tt.change(m)
+			var b bytes.Buffer
+			if err := Encode(&b, m); !errors.Is(err, tt.want) || b.Len() > 0 {
+				t.Errorf("%v, and %d bytes were written", err, b.Len())
+			}
+		})
+	}
+}
+
+// shortWriter fails after n bytes.
+type shortWriter struct{ n int }
+
+var errFull = errors.New("disk full")
+
+func (w *shortWriter) Write(b []byte) (int, error) {
+	if len(b) > w.n {
+		return 0, errFull
+	}
+	w.n -= len(b)
+	return len(b), nil
+}
+
+func TestEncodeWriteError(t *testing.T) {
+	m := small(t)
+	for n := range len(encode(t, m)) {
+		if err := Encode(&shortWriter{n}, m); !errors.Is(err, errFull) {
+			t.Fatalf("after %d bytes: %v", n, err)
+		}
+	}
+}
+
+// TestNames: text of any kind comes back as it was.
+func TestNames(t *testing.T) {
+	m := small(t)
+	m.Meta.Names = []string{"", "<&>\u2028\"\\\x00\n"}
+	m.Meta.Classes = []string{"\u00e9", "e\u0301\U0001f332"}
+	got, err := Decode(encode(t, m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(m, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestUnknownOptional: a section of a later version that may be skipped is skipped, and is intact all the same.
 func TestUnknownOptional(t *testing.T) {
 	b := encode(t, small(t))
 	last := headerBytes + (int(binary.LittleEndian.Uint32(b[12:]))-1)*entryBytes
 	copy(b[last:], "NEWS") // GOLD, which is optional
-	m, err := Decode(seal(b))
+	seal(b)
+	m, err := Decode(b)
 	if err != nil || len(m.Golden.Rows) != 0 {
 		t.Errorf("%v, %v", m, err)
+	}
+	b[binary.LittleEndian.Uint64(b[last+8:])] ^= 1
+	if _, err := Decode(b); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "NEWS") {
+		t.Errorf("damaged: %v", err)
 	}
 }
 
@@ -220,9 +338,18 @@ func FuzzDecode(f *testing.F) {
 		if err := m.Validate(); err != nil {
 			t.Fatal(err)
 		}
-		encode(t, m)
+		again, err := Decode(encode(t, m))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(m, again, cmp.Comparer(sameBits)); diff != "" {
+			t.Error(diff)
+		}
 	})
 }
+
+// sameBits compares golden rows, which may be NaN.
+func sameBits(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }
 
 func BenchmarkDecode(b *testing.B) {
 	// A forest of 64 full trees, 4 million nodes.
