@@ -3,13 +3,13 @@
 package npy
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -25,9 +25,13 @@ var (
 
 const (
 	magic = "\x93NUMPY"
-	// maxHeader bounds the header, and maxCells what an array can claim before a byte of it was read.
+	// maxHeader bounds the header, maxCells what an array can claim before a byte of it was read, and maxString
+	// the characters of a string.
 	maxHeader = 64 << 10
 	maxCells  = 1 << 40
+	maxString = 1 << 16
+	// pieceBytes is what is read at once.
+	pieceBytes = 64 << 10
 )
 
 // Header says what an array is.
@@ -65,8 +69,8 @@ func (h *Header) size() int {
 // ReadHeader reads the beginning of a file, up to its first element.
 func ReadHeader(r io.Reader) (*Header, error) {
 	var pre [10]byte
-	if _, err := io.ReadFull(r, pre[:]); err != nil {
-		return nil, fmt.Errorf("%w: it ends in its first 10 bytes", ErrFormat)
+	if err := readFull(r, pre[:], "its first 10 bytes"); err != nil {
+		return nil, err
 	}
 	if string(pre[:6]) != magic {
 		return nil, fmt.Errorf("%w: it does not begin with \\x93NUMPY", ErrFormat)
@@ -76,8 +80,8 @@ func ReadHeader(r io.Reader) (*Header, error) {
 	case 1:
 	case 2, 3:
 		var more [2]byte
-		if _, err := io.ReadFull(r, more[:]); err != nil {
-			return nil, fmt.Errorf("%w: it ends in its header", ErrFormat)
+		if err := readFull(r, more[:], "its header"); err != nil {
+			return nil, err
 		}
 		n |= int(binary.LittleEndian.Uint16(more[:])) << 16
 	default:
@@ -87,115 +91,167 @@ func ReadHeader(r io.Reader) (*Header, error) {
 		return nil, fmt.Errorf("%w: a header of %d bytes, at most %d are read", ErrFormat, n, maxHeader)
 	}
 	text := make([]byte, n)
-	if _, err := io.ReadFull(r, text); err != nil {
-		return nil, fmt.Errorf("%w: it ends in its header", ErrFormat)
+	if err := readFull(r, text, "its header"); err != nil {
+		return nil, err
 	}
 	return parseHeader(string(text))
 }
 
-// parseHeader reads the literal of a Python dict that a header is, as NumPy writes it.
-func parseHeader(text string) (*Header, error) {
-	bad := func(what string) (*Header, error) {
-		return nil, fmt.Errorf("%w: header %.100q: %s", ErrFormat, text, what)
+// readFull fills b. The end of the file gives an error that wraps ErrFormat and says in what it came.
+func readFull(r io.Reader, b []byte, in string) error {
+	_, err := io.ReadFull(r, b)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: it ends in %s", ErrFormat, in)
 	}
-	body := strings.TrimSpace(text)
-	if !strings.HasPrefix(body, "{") || !strings.HasSuffix(body, "}") {
-		return bad("it is no dict")
-	}
-	body = body[1 : len(body)-1]
-	var h Header
-	seen := map[string]bool{}
-	for {
-		body = strings.TrimLeft(body, " ,\n")
-		if body == "" {
-			break
-		}
-		key, rest, ok := quoted(body)
-		if !ok || seen[key] {
-			return bad("a key is wrong")
-		}
-		seen[key] = true
-		rest = strings.TrimLeft(rest, " ")
-		if !strings.HasPrefix(rest, ":") {
-			return bad("a key has no value")
-		}
-		rest = strings.TrimLeft(rest[1:], " ")
-		switch key {
-		case "descr":
-			var d string
-			if d, rest, ok = quoted(rest); !ok || !h.setType(d) {
-				return bad("descr is no type of plain numbers or strings")
-			}
-		case "fortran_order":
-			switch {
-			case strings.HasPrefix(rest, "True"):
-				h.Fortran, rest = true, rest[4:]
-			case strings.HasPrefix(rest, "False"):
-				rest = rest[5:]
-			default:
-				return bad("fortran_order is neither True nor False")
-			}
-		case "shape":
-			end := strings.IndexByte(rest, ')')
-			if !strings.HasPrefix(rest, "(") || end < 0 {
-				return bad("shape is no tuple")
-			}
-			cells := 1
-			for _, d := range strings.Split(strings.TrimSuffix(strings.TrimSpace(rest[1:end]), ","), ",") {
-				n, err := strconv.ParseUint(strings.TrimSpace(d), 10, 48)
-				if err != nil {
-					return bad("shape is no tuple of one or two sizes")
-				}
-				if n > 0 && cells > maxCells/int(n) {
-					return bad("the array is too large")
-				}
-				cells *= max(int(n), 1)
-				h.Shape = append(h.Shape, int(n))
-			}
-			rest = rest[end+1:]
-		default:
-			return bad("unknown key " + strconv.Quote(key))
-		}
-		body = rest
-	}
-	if h.Type == "" || !seen["fortran_order"] || len(h.Shape) < 1 || len(h.Shape) > 2 {
-		return bad("descr, fortran_order and a shape of one or two dimensions are needed")
-	}
-	return &h, nil
+	return err
 }
 
-func quoted(s string) (value, rest string, ok bool) {
-	if s == "" || (s[0] != '\'' && s[0] != '"') {
-		return "", s, false
-	}
-	end := strings.IndexByte(s[1:], s[0])
-	if end < 0 {
-		return "", s, false
-	}
-	return s[1 : end+1], s[end+2:], true
-}
-
-// setType takes a type such as "<f4".
+// setType takes a type such as "<f4". Types of more than one byte must name their byte order.
 func (h *Header) setType(descr string) bool {
-	if len(descr) < 3 || !strings.ContainsRune("<>|=", rune(descr[0])) {
+	if len(descr) < 3 || !strings.ContainsRune("<>|", rune(descr[0])) {
 		return false
 	}
 	h.BigEndian = descr[0] == '>'
 	switch t := descr[1:]; t {
-	case "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1":
+	case "i1", "u1", "b1":
 		h.Type = t
 		return true
+	case "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8":
+		h.Type = t
 	default:
 		n, err := strconv.Atoi(t[1:])
-		if t[0] != 'U' || err != nil || n < 1 || n > 1<<16 {
+		if err != nil || n < 1 || n > maxString || t != "U"+strconv.Itoa(n) {
 			return false
 		}
-		h.Type = "U" + strconv.Itoa(n)
-		return true
+		h.Type = t
+	}
+	return descr[0] != '|'
+}
+
+// Reader reads a file row by row.
+type Reader struct {
+	Header
+	r    io.Reader
+	buf  []byte
+	done int // rows that ReadRows gave
+	read int // values
+}
+
+// NewReader reads the header of a file; ReadRows then reads its rows. It reads from r in pieces of a row and
+// more, so r needs no buffer.
+func NewReader(r io.Reader) (*Reader, error) {
+	h, err := ReadHeader(r)
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{Header: *h, r: r}, nil
+}
+
+// ReadRows reads as many whole rows as dst has room for, Columns values each, and returns how many it read.
+// Integers become the nearest float64. After the last row it returns 0 and io.EOF. It allocates nothing once it
+// has its buffer, as large as what dst takes. Strings give an error that wraps ErrType; rows in Fortran order do not lie
+// together and give one that wraps ErrFormat: Read reads them.
+func (r *Reader) ReadRows(dst []float64) (int, error) {
+	columns := r.Columns()
+	switch {
+	case r.Type[0] == 'U':
+		return 0, fmt.Errorf("%w: elements are %s, numbers are needed", ErrType, r.Type)
+	case r.Fortran && len(r.Shape) == 2 && r.Shape[0] > 1 && columns > 1:
+		return 0, fmt.Errorf("%w: it is in Fortran order and cannot be read row by row", ErrFormat)
+	case columns < 1:
+		return 0, fmt.Errorf("%w: shape %v has no columns", ErrFormat, r.Shape)
+	case r.done == r.Rows():
+		return 0, r.end()
+	case len(dst) < columns:
+		return 0, fmt.Errorf("npy: dst has room for %d values, a row has %d", len(dst), columns)
+	}
+	n := min(len(dst)/columns, r.Rows()-r.done)
+	dst = dst[:n*columns]
+	for len(dst) > 0 {
+		b, err := r.fill(min(len(dst)*r.size(), pieceBytes/r.size()*r.size()))
+		if err != nil {
+			return 0, err
+		}
+		k := len(b) / r.size()
+		switch r.Type {
+		case "f4":
+			for i := range k {
+				dst[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])))
+			}
+		case "f8":
+			for i := range k {
+				dst[i] = math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:]))
+			}
+		case "u8":
+			for i := range k {
+				dst[i] = float64(binary.LittleEndian.Uint64(b[8*i:]))
+			}
+		default:
+			for i := range k {
+				dst[i] = float64(r.integer(b[i*r.size():]))
+			}
+		}
+		dst = dst[k:]
+	}
+	r.done += n
+	return n, nil
+}
+
+// end is io.EOF when the file ends here.
+func (r *Reader) end() error {
+	var more [1]byte
+	if _, err := io.ReadFull(r.r, more[:]); err == nil {
+		return fmt.Errorf("%w: something follows its %d values", ErrFormat, r.Rows()*r.Columns())
+	}
+	return io.EOF
+}
+
+// fill reads the next n bytes, whole elements, and makes them little-endian.
+func (r *Reader) fill(n int) ([]byte, error) {
+	if cap(r.buf) < n {
+		r.buf = make([]byte, n)
+	}
+	b := r.buf[:n]
+	if got, err := io.ReadFull(r.r, b); err != nil {
+		if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: it ends after %d of %d values", ErrFormat, r.read+got/r.size(), r.Rows()*r.Columns())
+	}
+	r.read += n / r.size()
+	if r.BigEndian {
+		size := r.size()
+		if r.Type[0] == 'U' {
+			size = 4
+		}
+		for i := 0; i < n; i += size {
+			slices.Reverse(b[i : i+size])
+		}
+	}
+	return b, nil
+}
+
+// integer is the little-endian integer with which b begins. The largest half of u8 comes out negative.
+func (h *Header) integer(b []byte) int64 {
+	switch h.Type {
+	case "i1":
+		return int64(int8(b[0]))
+	case "i2":
+		return int64(int16(binary.LittleEndian.Uint16(b)))
+	case "u2":
+		return int64(binary.LittleEndian.Uint16(b))
+	case "i4":
+		return int64(int32(binary.LittleEndian.Uint32(b)))
+	case "u4":
+		return int64(binary.LittleEndian.Uint32(b))
+	case "i8", "u8":
+		return int64(binary.LittleEndian.Uint64(b))
+	default: // u1, b1
+		return int64(b[0])
 	}
 }
 
-// Array is a file's content. Exactly one of its slices is set, by the type.
+// Array is a file's content. Exactly one of its slices is set, by the type, also when it is empty.
 type Array struct {
 	Header
 	Float32 []float32 // f4
@@ -206,78 +262,84 @@ type Array struct {
 
 // Read reads a whole array into row-major slices. It allocates as the bytes come, not as the header claims.
 func Read(r io.Reader) (*Array, error) {
-	br := bufio.NewReaderSize(r, 1<<16)
-	h, err := ReadHeader(br)
+	in, err := NewReader(r)
 	if err != nil {
 		return nil, err
 	}
-	a := &Array{Header: *h}
-	cells := h.Rows() * h.Columns()
-	size := h.size()
-	order := binary.ByteOrder(binary.LittleEndian)
-	if h.BigEndian {
-		order = binary.BigEndian
-	}
-	element := make([]byte, size)
-	for i := range cells {
-		if _, err := io.ReadFull(br, element); err != nil {
-			return nil, fmt.Errorf("%w: it ends after %d of %d values", ErrFormat, i, cells)
+	a := &Array{Header: in.Header}
+	switch a.Type[0] {
+	case 'U':
+		a.Strings = []string{}
+	case 'f':
+		if a.Type == "f4" {
+			a.Float32 = []float32{}
+		} else {
+			a.Float64 = []float64{}
 		}
-		if err := a.add(element, order); err != nil {
-			return nil, fmt.Errorf("%w: value %d: %w", ErrFormat, i, err)
+	default:
+		a.Int64 = []int64{}
+	}
+	cells, size := a.Rows()*a.Columns(), a.size()
+	piece := max(pieceBytes/size, 1)
+	for i := 0; i < cells; i += piece {
+		b, err := in.fill(min(piece, cells-i) * size)
+		if err != nil {
+			return nil, err
+		}
+		if err := a.add(b, size); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 		}
 	}
-	if _, err := br.ReadByte(); err == nil {
-		return nil, fmt.Errorf("%w: something follows its %d values", ErrFormat, cells)
+	if err := in.end(); !errors.Is(err, io.EOF) {
+		return nil, err
 	}
-	if h.Fortran && len(h.Shape) == 2 {
-		a.Float32 = transpose(a.Float32, h.Shape[0], h.Shape[1])
-		a.Float64 = transpose(a.Float64, h.Shape[0], h.Shape[1])
-		a.Int64 = transpose(a.Int64, h.Shape[0], h.Shape[1])
-		a.Strings = transpose(a.Strings, h.Shape[0], h.Shape[1])
+	if a.Fortran && len(a.Shape) == 2 {
+		a.Float32 = transpose(a.Float32, a.Shape[0], a.Shape[1])
+		a.Float64 = transpose(a.Float64, a.Shape[0], a.Shape[1])
+		a.Int64 = transpose(a.Int64, a.Shape[0], a.Shape[1])
+		a.Strings = transpose(a.Strings, a.Shape[0], a.Shape[1])
 	}
 	return a, nil
 }
 
-func (a *Array) add(b []byte, order binary.ByteOrder) error {
-	switch a.Type {
-	case "f4":
-		a.Float32 = append(a.Float32, math.Float32frombits(order.Uint32(b)))
-	case "f8":
-		a.Float64 = append(a.Float64, math.Float64frombits(order.Uint64(b)))
-	case "i1":
-		a.Int64 = append(a.Int64, int64(int8(b[0])))
-	case "u1", "b1":
-		a.Int64 = append(a.Int64, int64(b[0]))
-	case "i2":
-		a.Int64 = append(a.Int64, int64(int16(order.Uint16(b))))
-	case "u2":
-		a.Int64 = append(a.Int64, int64(order.Uint16(b)))
-	case "i4":
-		a.Int64 = append(a.Int64, int64(int32(order.Uint32(b))))
-	case "u4":
-		a.Int64 = append(a.Int64, int64(order.Uint32(b)))
-	case "i8":
-		a.Int64 = append(a.Int64, int64(order.Uint64(b)))
-	case "u8":
-		v := order.Uint64(b)
-		if v > math.MaxInt64 {
-			return fmt.Errorf("%d is too large", v)
+// add appends little-endian elements.
+func (a *Array) add(b []byte, size int) error {
+	switch {
+	case a.Type == "f4":
+		a.Float32 = slices.Grow(a.Float32, len(b)/size)
+		for i := 0; i < len(b); i += size {
+			a.Float32 = append(a.Float32, math.Float32frombits(binary.LittleEndian.Uint32(b[i:])))
 		}
-		a.Int64 = append(a.Int64, int64(v))
-	default: // U
+	case a.Type == "f8":
+		a.Float64 = slices.Grow(a.Float64, len(b)/size)
+		for i := 0; i < len(b); i += size {
+			a.Float64 = append(a.Float64, math.Float64frombits(binary.LittleEndian.Uint64(b[i:])))
+		}
+	case a.Type[0] != 'U':
+		a.Int64 = slices.Grow(a.Int64, len(b)/size)
+		for i := 0; i < len(b); i += size {
+			v := a.integer(b[i:])
+			if v < 0 && a.Type == "u8" {
+				return fmt.Errorf("value %d is %d, which is too large", len(a.Int64), uint64(v))
+			}
+			a.Int64 = append(a.Int64, v)
+		}
+	default:
 		var s []byte
-		for i := 0; i < len(b); i += 4 {
-			c := order.Uint32(b[i:])
-			if c == 0 {
-				break
+		for ; len(b) > 0; b = b[size:] {
+			s = s[:0]
+			for i := 0; i < size; i += 4 {
+				c := binary.LittleEndian.Uint32(b[i:])
+				if c == 0 {
+					break // NumPy fills up with zeros
+				}
+				if c > utf8.MaxRune || !utf8.ValidRune(rune(c)) {
+					return fmt.Errorf("value %d has %#x, which is no character", len(a.Strings), c)
+				}
+				s = utf8.AppendRune(s, rune(c))
 			}
-			if c > utf8.MaxRune || !utf8.ValidRune(rune(c)) {
-				return fmt.Errorf("%#x is no character", c)
-			}
-			s = utf8.AppendRune(s, rune(c))
+			a.Strings = append(a.Strings, string(s))
 		}
-		a.Strings = append(a.Strings, string(s))
 	}
 	return nil
 }
@@ -365,10 +427,11 @@ func WriteStrings(w io.Writer, v []string, shape ...int) error {
 }
 
 func writeHeader(w io.Writer, descr string, n int, shape []int) error {
-	cells := 1
+	cells, negative := 1, false
 	var dims strings.Builder
 	for i, d := range shape {
 		cells *= d
+		negative = negative || d < 0
 		if i > 0 {
 			dims.WriteString(", ")
 		}
@@ -377,7 +440,7 @@ func writeHeader(w io.Writer, descr string, n int, shape []int) error {
 	if len(shape) == 1 {
 		dims.WriteString(",")
 	}
-	if cells != n || len(shape) < 1 || len(shape) > 2 {
+	if cells != n || negative || len(shape) < 1 || len(shape) > 2 {
 		return fmt.Errorf("npy: shape %v of %d values", shape, n)
 	}
 	text := fmt.Sprintf("{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", descr, dims.String())

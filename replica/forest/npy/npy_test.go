@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // file makes a .npy file of a version.
@@ -84,6 +86,19 @@ func TestRefusals(t *testing.T) {
 		"u8 too large":     file(1, header("<u8", "False", "(1,)"), 255, 255, 255, 255, 255, 255, 255, 255),
 		"no character":     file(1, header("<U1", "False", "(1,)"), 0, 0, 0x11, 0),
 		"long string":      file(1, header("<U99999999", "False", "(1,)")),
+		"no byte order":    file(1, header("|f4", "False", "(0,)")),
+		"no tuple":         file(1, header("<f4", "False", "(0)")),
+		"empty dimension":  file(1, header("<f4", "False", "(0,,)")),
+		"octal":            file(1, header("<f4", "False", "(00,)")),
+		"signed length":    file(1, header("<U+3", "False", "(0,)")),
+		"commas":           file(1, "{,'descr': '<f4', 'fortran_order': False, 'shape': (0,)}"),
+		"no commas":        file(1, "{'descr': '<f4' 'fortran_order': False 'shape': (0,)}"),
+		"no end":           file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,)"),
+		"open tuple":       file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,"),
+		"open string":      file(1, "{'descr"),
+		"escape":           file(1, "{'\\x64escr': '<f4', 'fortran_order': False, 'shape': (0,)}"),
+		"after the dict":   file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,)} + 1"),
+		"neither":          file(1, header("<f4", "Falsehood", "(0,)")),
 		"zip":              []byte("PK\x03\x04 and more"),
 	} {
 		if _, err := Read(bytes.NewReader(f)); !errors.Is(err, ErrFormat) {
@@ -136,8 +151,108 @@ func TestWrite(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := Write(&b, []int64{1}, 2); err == nil {
-		t.Error("a shape of another size is written")
+	for _, shape := range [][]int{{2}, {}, {1, 1, 1}, {-1, -1}} {
+		if err := Write(&b, []int64{1}, shape...); err == nil {
+			t.Errorf("shape %v is written for one value", shape)
+		}
+	}
+}
+
+// TestEmpty: no rows are an array of its type all the same.
+func TestEmpty(t *testing.T) {
+	for descr, set := range map[string]func(*Array) bool{
+		"<f4": func(a *Array) bool { return a.Float32 != nil },
+		"<f8": func(a *Array) bool { return a.Float64 != nil },
+		"|b1": func(a *Array) bool { return a.Int64 != nil },
+		"<U7": func(a *Array) bool { return a.Strings != nil },
+	} {
+		a, err := Read(bytes.NewReader(file(1, header(descr, "True", "(0, 3)"))))
+		if err != nil || !set(a) || a.Rows() != 0 || a.Columns() != 3 {
+			t.Errorf("%s: %+v, %v", descr, a, err)
+		}
+	}
+}
+
+// TestReadRows reads 20,000 rows of every type of number, in pieces of every kind, and compares with Read.
+func TestReadRows(t *testing.T) {
+	const rows, columns = 20000, 3
+	for _, descr := range []string{"<f4", ">f4", "<f8", ">f8", "|i1", "|u1", "|b1", "<i2", ">i2", "<u2", ">u2", "<i4", ">i4", "<u4", ">u4", "<i8", ">i8", "<u8", ">u8"} {
+		data := make([]byte, rows*columns*int(descr[2]-'0'))
+		for i := range data {
+			data[i] = byte(i * i >> 3 & 0x3f) // no value is NaN or too large
+		}
+		f := file(1, header(descr, "False", fmt.Sprintf("(%d, %d)", rows, columns)), data...)
+		a, err := Read(bytes.NewReader(f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := slices.Clone(a.Float64)
+		for _, v := range a.Float32 {
+			want = append(want, float64(v))
+		}
+		for _, v := range a.Int64 {
+			want = append(want, float64(v))
+		}
+		for _, room := range []int{1, 7, 10922, rows, 2 * rows} {
+			// One byte more or less than whole rows must not matter.
+			dst := make([]float64, room*columns+2)
+			r, err := NewReader(iotest.HalfReader(bytes.NewReader(f)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []float64
+			for {
+				n, err := r.ReadRows(dst)
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				if err != nil || n < 1 || n > room {
+					t.Fatalf("%s, room for %d: %d rows, %v", descr, room, n, err)
+				}
+				got = append(got, dst[:n*columns]...)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s, room for %d: the rows differ", descr, room)
+			}
+		}
+	}
+}
+
+func TestReadRowsErrors(t *testing.T) {
+	two := file(1, header("|u1", "False", "(2, 2)"), 1, 2, 3, 4)
+	for _, tt := range []struct {
+		name string
+		file []byte
+		room int
+		want error
+	}{
+		{"strings", file(1, header("<U1", "False", "(1,)"), 'a', 0, 0, 0), 1, ErrType},
+		{"Fortran order", file(1, header("|u1", "True", "(2, 2)"), 1, 2, 3, 4), 2, ErrFormat},
+		{"no columns", file(1, header("|u1", "False", "(2, 0)")), 2, ErrFormat},
+		{"cut off", two[:len(two)-1], 4, ErrFormat},
+		{"more bytes", append(slices.Clone(two), 5), 4, ErrFormat},
+	} {
+		r, err := NewReader(bytes.NewReader(tt.file))
+		for err == nil {
+			_, err = r.ReadRows(make([]float64, tt.room))
+		}
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+	r, err := NewReader(bytes.NewReader(two))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.ReadRows(make([]float64, 1)); n != 0 || err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("no room for a row: %d, %v", n, err)
+	}
+	broken := errors.New("broken disk")
+	if r, err = NewReader(io.MultiReader(bytes.NewReader(two[:len(two)-2]), iotest.ErrReader(broken))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.ReadRows(make([]float64, 4)); !errors.Is(err, broken) {
+		t.Errorf("a broken reader: %v", err)
 	}
 }
 
@@ -155,6 +270,54 @@ func FuzzRead(f *testing.F) {
 		}
 		if n := len(a.Float32) + len(a.Float64) + len(a.Int64) + len(a.Strings); n != a.Rows()*a.Columns() {
 			t.Errorf("%d values for shape %v", n, a.Shape)
+		}
+		if a.Type[0] == 'U' || a.Columns() == 0 || a.Columns() > 1<<16 {
+			return
+		}
+		r, err := NewReader(bytes.NewReader(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows, dst := 0, make([]float64, a.Columns())
+		for err == nil {
+			var n int
+			n, err = r.ReadRows(dst)
+			rows += n
+		}
+		if (!errors.Is(err, io.EOF) || rows != a.Rows()) && !a.Fortran {
+			t.Errorf("row by row it has %d rows of %d, %v", rows, a.Rows(), err)
+		}
+	})
+}
+
+func BenchmarkRead(b *testing.B) {
+	v := make([]float32, 100000*20)
+	for i := range v {
+		v[i] = float32(i)
+	}
+	var f bytes.Buffer
+	if err := Write(&f, v, 100000, 20); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("whole", func(b *testing.B) {
+		b.SetBytes(int64(f.Len()))
+		for b.Loop() {
+			if _, err := Read(bytes.NewReader(f.Bytes())); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("rows", func(b *testing.B) {
+		b.SetBytes(int64(f.Len()))
+		dst := make([]float64, 1024*20)
+		for b.Loop() {
+			r, err := NewReader(bytes.NewReader(f.Bytes()))
+			for err == nil {
+				_, err = r.ReadRows(dst)
+			}
+			if !errors.Is(err, io.EOF) {
+				b.Fatal(err)
+			}
 		}
 	})
 }
