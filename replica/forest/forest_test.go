@@ -1,7 +1,6 @@
 package forest_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -141,38 +140,4 @@ func TestOpen(t *testing.T) {
 	if _, err := forest.Open(dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a directory: %v", err)
 	}
-}
-
-// TestForeign: what is known and not read is refused by its name.
-func TestForeign(t *testing.T) {
-	for name, head := range map[string][]byte{
-		"XGBoost JSON":        []byte(`{"learner":{"attributes":{},"feature_names":[]}}`),
-		"XGBoost UBJSON":      []byte("{L\x00\x00\x00\x00\x00\x00\x00\x07learner{L"),
-		"XGBoost binary":      []byte("binf\x00\x00"),
-		"LightGBM text":       []byte("tree\nversion=v4\nnum_class=1\n"),
-		"CatBoost .cbm":       []byte("CBM1\x00\x00\x00\x00"),
-		"CatBoost JSON":       []byte(`{"oblivious_trees":[]}`),
-		"Treelite checkpoint": {4, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 2, 2, 0, 0, 0},
-		"ONNX":                append([]byte{0x08, 0x08, 0x12, 0x08}, "skl2onnx"...),
-	} {
-		_, err := format.Import(head)
-		if !errors.Is(err, format.ErrUnsupported) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "scikit-learn") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func FuzzImport(f *testing.F) {
-	f.Add([]byte("tree\nversion=v4\n"))
-	f.Add([]byte(`{"learner":{}}`))
-	f.Add(bytes.Repeat([]byte{0x80}, 20))
-	if b, err := os.ReadFile(irisFile); err == nil {
-		f.Add(b[:2000])
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := format.Import(data)
-		if err == nil && m.Validate() != nil {
-			t.Error("what was imported is not valid")
-		}
-	})
 }

@@ -100,19 +100,23 @@ func ImportFile(path string) (*model.Model, error) {
 	return m, nil
 }
 
-// ReadFile reads a file of at most MaxFileBytes into memory.
+// ReadFile reads a regular file of at most MaxFileBytes into memory.
 func ReadFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
+	// Asked before it is opened: to open a named pipe is to wait for its writer.
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err = f.Stat(); err != nil {
+		return nil, err
 	}
 	if info.Size() > MaxFileBytes {
 		return nil, fmt.Errorf("%s: %w: %d bytes, at most %d are read", path, ErrTooLarge, info.Size(), int64(MaxFileBytes))
