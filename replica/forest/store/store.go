@@ -97,7 +97,7 @@ func (s *Store) Put(hash string, r io.Reader, maxBytes int64) error {
 	if err := checkHash(hash); err != nil {
 		return err
 	}
-	data, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
+	data, err := io.ReadAll(io.LimitReader(r, max(maxBytes, maxBytes+1))) // one byte more, unless that overflows
 	if err != nil {
 		return err
 	}
@@ -206,13 +206,23 @@ func checkHash(hash string) error {
 	return nil
 }
 
-// write puts a file in place, whole or not at all, read-only.
+// holds tells whether a file has exactly this content. A name alone does not say so: a disk may have lost a bit.
+func holds(path string, data []byte) bool {
+	old, unmap, err := mapFile(path)
+	if err != nil {
+		return false
+	}
+	same := bytes.Equal(old, data)
+	return unmap() == nil && same
+}
+
+// write puts a file in place, whole or not at all, read-only. One that is damaged is replaced.
 func (s *Store) write(path string, data []byte) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
-	if old, err := os.Stat(path); err == nil && old.Size() == int64(len(data)) {
-		return nil // the name says what is in it
+	if holds(path, data) {
+		return nil
 	}
 	f, err := os.CreateTemp(s.dir, ".new-*")
 	if err != nil {

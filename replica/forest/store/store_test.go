@@ -3,12 +3,19 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/coppice-mesh/coppice/replica/forest/format"
 	"github.com/coppice-mesh/coppice/replica/forest/format/coppice"
@@ -170,13 +177,253 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestConcurrentAdd(t *testing.T) {
+// damage flips a bit of a stored file, whose size and name stay.
+func damage(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRepair: a damaged file is refused, and replaced by whatever brings the model again.
+func TestRepair(t *testing.T) {
+	m := trained(t)
+	good := encoded(t, m)
+	src := filepath.Join(t.TempDir(), "m.coppice")
+	if err := os.WriteFile(src, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, again := range map[string]func(s *Store, hash string) error{
+		"Add":     func(s *Store, _ string) error { _, err := s.Add(m); return err },
+		"AddFile": func(s *Store, _ string) error { _, err := s.AddFile(src); return err },
+		"Put":     func(s *Store, hash string) error { return s.Put(hash, bytes.NewReader(good), 1<<30) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New(t.TempDir())
+			e, err := s.AddFile(src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			damage(t, e.Path)
+			if _, err := s.Open(e.SHA256); !errors.Is(err, coppice.ErrFormat) || !strings.Contains(err.Error(), e.Path) {
+				t.Fatalf("damaged: %v", err)
+			}
+			if err := again(s, e.SHA256); err != nil {
+				t.Fatal(err)
+			}
+			got, err := s.Open(e.SHA256)
+			if err != nil {
+				t.Fatalf("brought again: %v", err)
+			}
+			defer got.Close()
+			if info, err := os.Stat(e.Path); err != nil || info.Mode().Perm() != 0o400 {
+				t.Errorf("%v, %v", info.Mode(), err)
+			}
+		})
+	}
+}
+
+// TestCache: a source that was imported before is not imported again, and a note of it that is damaged does no harm.
+func TestCache(t *testing.T) {
+	s := New(t.TempDir())
+	src := filepath.Join("..", "format", "sklearn", "testdata", "golden", "rf_iris_strings", "model.pkl")
+	first, err := s.AddFile(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(data)
+	if first.Info.SourceSum != hex.EncodeToString(sum[:]) {
+		t.Errorf("the source is said to be %s, it is %x", first.Info.SourceSum, sum)
+	}
+	note := s.sourcePath(sum)
+	if info, err := os.Stat(note); err != nil || info.Mode().Perm() != 0o400 {
+		t.Fatalf("%v, %v", info, err)
+	}
+	again, err := s.AddFile(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first, again); diff != "" {
+		t.Errorf("found again: %s", diff)
+	}
+	// Where the note leads to another model, that one is given: the source was not read by its importer.
+	other, err := s.Add(trained(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.Remove(note); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(note, []byte(text), 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(other.SHA256)
+	if e, err := s.AddFile(src); err != nil || e.SHA256 != other.SHA256 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	for _, text := range []string{"", "../../../etc/passwd", strings.Repeat("0", 64), strings.Repeat("x", 64), other.SHA256 + "\n"} {
+		write(text)
+		if e, err := s.AddFile(src); err != nil || e.SHA256 != first.SHA256 {
+			t.Errorf("note %q: %+v, %v", text, e, err)
+		}
+		if b, err := os.ReadFile(note); err != nil || string(b) != first.SHA256 {
+			t.Errorf("note %q is now %q, %v", text, b, err)
+		}
+	}
+}
+
+// TestStoredFileReplaced: who has a model mapped keeps it when the stored file is replaced or removed.
+func TestStoredFileReplaced(t *testing.T) {
 	s := New(t.TempDir())
 	m := trained(t)
+	e, err := s.Add(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Open(e.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Close()
+	row := train.Demo().Rows[:20]
+	want := make([]float64, 2)
+	reference(m, want, row)
+	same := func(when string) {
+		t.Helper()
+		scores := make([]float64, 2)
+		if err := got.Predict(scores, row); err != nil || scores[0] != want[0] || scores[1] != want[1] {
+			t.Errorf("%s: %v, %v, want %v", when, scores, err, want)
+		}
+	}
+	if err := os.Remove(e.Path); err != nil {
+		t.Fatal(err)
+	}
+	same("removed")
+	if s.Has(e.SHA256) {
+		t.Error("it is still there")
+	}
+	if err := s.Put(e.SHA256, bytes.NewReader(encoded(t, m)), 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	same("brought again")
+}
+
+// TestPutRefused: what is refused leaves nothing behind.
+func TestPutRefused(t *testing.T) {
+	dir := t.TempDir()
+	s := New(dir)
+	good := encoded(t, trained(t))
+	sum := func(b []byte) string {
+		h := sha256.Sum256(b)
+		return hex.EncodeToString(h[:])
+	}
+	broken := errors.New("the peer went away")
+	for name, tt := range map[string]struct {
+		hash string
+		r    io.Reader
+		max  int64
+		want error
+	}{
+		"a path":         {"../" + sum(good)[3:], bytes.NewReader(good), 1 << 30, ErrNotFound},
+		"upper case":     {strings.ToUpper(sum(good)), bytes.NewReader(good), 1 << 30, ErrNotFound},
+		"a line more":    {sum(good) + "\n", bytes.NewReader(good), 1 << 30, ErrNotFound},
+		"another hash":   {sum(good[1:]), bytes.NewReader(good), 1 << 30, ErrHash},
+		"cut":            {sum(good), bytes.NewReader(good[:len(good)-1]), 1 << 30, ErrHash},
+		"no model":       {sum([]byte("no model")), strings.NewReader("no model"), 1 << 30, coppice.ErrFormat},
+		"nothing":        {sum(nil), strings.NewReader(""), 1 << 30, coppice.ErrFormat},
+		"a byte too big": {sum(good), bytes.NewReader(good), int64(len(good)) - 1, format.ErrTooLarge},
+		"broken off":     {sum(good), io.MultiReader(bytes.NewReader(good[:100]), iotest.ErrReader(broken)), 1 << 30, broken},
+	} {
+		if err := s.Put(tt.hash, tt.r, tt.max); !errors.Is(err, tt.want) {
+			t.Errorf("%s: got %v, want %v", name, err, tt.want)
+		}
+	}
+	if _, err := os.Stat(s.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was written: %v", err)
+	}
+	for _, limit := range []int64{int64(len(good)), math.MaxInt64} {
+		if err := s.Put(sum(good), bytes.NewReader(good), limit); err != nil {
+			t.Errorf("at most %d bytes: %v", limit, err)
+		}
+	}
+}
+
+func TestReader(t *testing.T) {
+	s := New(t.TempDir())
+	m := trained(t)
+	e, err := s.Add(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Reader(e.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	to := New(t.TempDir())
+	if err := to.Put(e.SHA256, r, e.Bytes); err != nil {
+		t.Fatal(err)
+	}
+	got, err := to.Open(e.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReadOnly: where nothing can be written, the error says what.
+func TestReadOnly(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(file).Add(trained(t)); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("a state directory that is a file: %v", err)
+	}
+}
+
+func TestConcurrentAdd(t *testing.T) {
+	dir := t.TempDir()
+	s := New(dir)
+	m := trained(t)
+	good := encoded(t, m)
+	src := filepath.Join(t.TempDir(), "m.coppice")
+	if err := os.WriteFile(src, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hash := sha256.Sum256(good)
 	var wg sync.WaitGroup
-	for range 8 {
+	for i := range 12 {
 		wg.Go(func() {
-			e, err := s.Add(m)
+			s := New(dir) // as another process
+			var e *Entry
+			var err error
+			switch i % 3 {
+			case 0:
+				e, err = s.Add(m)
+			case 1:
+				e, err = s.AddFile(src)
+			default:
+				e = &Entry{SHA256: hex.EncodeToString(hash[:])}
+				err = s.Put(e.SHA256, bytes.NewReader(good), 1<<30)
+			}
 			if err != nil {
 				t.Error(err)
 				return
