@@ -197,13 +197,14 @@ func (r *Reader) ReadRows(dst []float64) (int, error) {
 	return n, nil
 }
 
-// end is io.EOF when the file ends here.
+// end is io.EOF when the file ends here, and otherwise why it does not.
 func (r *Reader) end() error {
 	var more [1]byte
-	if _, err := io.ReadFull(r.r, more[:]); err == nil {
+	_, err := io.ReadFull(r.r, more[:])
+	if err == nil {
 		return fmt.Errorf("%w: something follows its %d values", ErrFormat, r.Rows()*r.Columns())
 	}
-	return io.EOF
+	return err
 }
 
 // fill reads the next n bytes, whole elements, and makes them little-endian.
@@ -328,11 +329,12 @@ func (a *Array) add(b []byte, size int) error {
 		var s []byte
 		for ; len(b) > 0; b = b[size:] {
 			s = s[:0]
-			for i := 0; i < size; i += 4 {
+			end := size
+			for end > 0 && binary.LittleEndian.Uint32(b[end-4:]) == 0 {
+				end -= 4 // NumPy fills up with zeros; one with something behind it is part of the string
+			}
+			for i := 0; i < end; i += 4 {
 				c := binary.LittleEndian.Uint32(b[i:])
-				if c == 0 {
-					break // NumPy fills up with zeros
-				}
 				if c > utf8.MaxRune || !utf8.ValidRune(rune(c)) {
 					return fmt.Errorf("value %d has %#x, which is no character", len(a.Strings), c)
 				}

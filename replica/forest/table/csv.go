@@ -2,6 +2,7 @@
 package table
 
 import (
+	"bufio"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ var (
 // MaxColumns bounds the columns of a table.
 const MaxColumns = 1 << 20
 
+// byteOrderMark begins files that spreadsheets write.
+const byteOrderMark = "\ufeff"
+
 // Table is what was read.
 type Table struct {
 	// Names are the columns, without the label's.
@@ -42,7 +46,12 @@ func (t *Table) Len() int { return len(t.Rows) / len(t.Names) }
 // or empty. columns are the columns to take, in this order; nil takes all but the label. Cells are numbers as
 // strconv.ParseFloat reads them; an empty cell, or NA, NaN or null, is a missing value.
 func Read(r io.Reader, label string, columns []string) (*Table, error) {
-	in := csv.NewReader(r)
+	// Before the CSV reader sees it: a quote must be the first of its cell.
+	br := bufio.NewReader(r)
+	if mark, err := br.Peek(len(byteOrderMark)); err == nil && string(mark) == byteOrderMark {
+		_, _ = br.Discard(len(byteOrderMark)) // they are in the buffer
+	}
+	in := csv.NewReader(br)
 	in.ReuseRecord = true
 	head, err := in.Read()
 	if errors.Is(err, io.EOF) {
@@ -55,7 +64,6 @@ func Read(r io.Reader, label string, columns []string) (*Table, error) {
 		return nil, fmt.Errorf("%w: %d columns, at most %d are read", ErrFormat, len(head), MaxColumns)
 	}
 	head = slices.Clone(head)
-	head[0] = strings.TrimPrefix(head[0], "\ufeff")
 	at := make(map[string]int, len(head))
 	for i, name := range head {
 		if _, twice := at[name]; twice {

@@ -2,10 +2,12 @@ package table
 
 import (
 	"errors"
+	"io"
 	"math"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 func TestRead(t *testing.T) {
@@ -28,6 +30,48 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestSpellings: what programs write for a number, for none, and before and behind lines.
+func TestSpellings(t *testing.T) {
+	nan := math.NaN()
+	for _, tt := range []struct {
+		name, in string
+		want     []float64
+	}{
+		{"numbers", "a\n1\n-0\n+2.5\n.5\n5.\n1e3\n1E-3\n007\n", []float64{1, math.Copysign(0, -1), 2.5, 0.5, 5, 1000, 0.001, 7}},
+		{"missing", "a,b\nNA,\nNaN,nan\nnull, \n", []float64{nan, nan, nan, nan, nan, nan}},
+		{"infinite", "a\ninf\n-Inf\n+Infinity\n", []float64{math.Inf(1), math.Inf(-1), math.Inf(1)}},
+		{"Windows", "\ufeffa,b\r\n1,2\r\n", []float64{1, 2}},
+		{"no last newline", "a\n1", []float64{1}},
+		{"quoted header behind a byte order mark", "\ufeff\"a\",\"b\"\n\"1\",\"2\"\n", []float64{1, 2}},
+		{"smallest", "a\n5e-324\n1e-400\n", []float64{5e-324, 0}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := Read(strings.NewReader(tt.in), "", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Names[0] != "a" || len(got.Rows) != len(tt.want) {
+				t.Fatalf("%+v", got)
+			}
+			for i, v := range got.Rows {
+				if math.Float64bits(v) != math.Float64bits(tt.want[i]) && !(math.IsNaN(v) && math.IsNaN(tt.want[i])) {
+					t.Errorf("value %d is %v, want %v", i, v, tt.want[i])
+				}
+			}
+		})
+	}
+}
+
+// TestReadError: an error of the disk is told as it is.
+func TestReadError(t *testing.T) {
+	broken := errors.New("disk broken")
+	for _, before := range []string{"", "a,", "a\n1\n"} {
+		if _, err := Read(io.MultiReader(strings.NewReader(before), iotest.ErrReader(broken)), "", nil); !errors.Is(err, broken) {
+			t.Errorf("after %q: %v", before, err)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name, in, label string
@@ -46,6 +90,13 @@ func TestErrors(t *testing.T) {
 		{"twice", "a,a\n1,2\n", "", nil, ErrFormat, []string{`two columns are called "a"`}},
 		{"label alone", "a\n1\n", "a", nil, ErrFormat, []string{"besides the label"}},
 		{"empty label", "a,b\n1,\n", "b", nil, ErrFormat, []string{"line 2", `"b"`}},
+		{"quote in a cell", "a,b\n1,2\"3\n", "", nil, ErrFormat, []string{"line 2", "column 4"}},
+		{"second line of a cell", "a,b\n\"\n\",1\nx,2\n", "", nil, ErrNumber, []string{"line 4", `"a"`, `"x"`}},
+		{"too large for float64", "a\n1e999\n", "", nil, ErrNumber, []string{"line 2", `"1e999"`}},
+		{"comma for a point", "a\n\"1,5\"\n", "", nil, ErrNumber, []string{`"1,5"`}},
+		{"many columns", strings.Repeat("a,", MaxColumns) + "b\n", "", nil, ErrFormat, []string{"1048577 columns", "1048576"}},
+		{"a long cell", "a\n" + strings.Repeat("x", 1<<20) + "\n", "", nil, ErrNumber, []string{"line 2"}},
+		{"label that is not there, of many", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q,r,s,t,u,v\n", "z", nil, ErrColumn, []string{`"t" and 2 more`}},
 		{"open quote", "a,b\n\"1,2\n", "", nil, ErrFormat, []string{"line"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
