@@ -45,6 +45,61 @@ func ExampleModel_Info() {
 	// 4 features; setosa, versicolor, virginica
 }
 
+// Predict takes any number of rows at once, one behind the other.
+func ExampleModel_Predict() {
+	m, err := forest.Open(irisFile)
+	if err != nil {
+		panic(err)
+	}
+	rows := []float32{
+		6.0, 2.9, 4.5, 1.5,
+		7.7, 3.8, 6.7, 2.2,
+	}
+	scores := make([]float64, 2*m.NumOutputs())
+	if err := m.Predict(scores, rows); err != nil {
+		panic(err)
+	}
+	for ; len(scores) > 0; scores = scores[m.NumOutputs():] {
+		best := m.Label(scores[:m.NumOutputs()])
+		fmt.Printf("%s %.2f\n", m.Classes()[best], scores[best])
+	}
+	// Output:
+	// versicolor 1.00
+	// virginica 1.00
+}
+
+// Leaves gives the leaf of every tree, by the number that scikit-learn's apply gives it.
+func ExampleModel_Leaves() {
+	m, err := forest.Open(irisFile)
+	if err != nil {
+		panic(err)
+	}
+	leaves := make([]int64, m.NumTrees())
+	if err := m.Leaves(leaves, []float32{5.1, 3.5, 1.4, 0.2}); err != nil {
+		panic(err)
+	}
+	fmt.Println(len(leaves), "trees; leaves", leaves[:5])
+	// Output:
+	// 25 trees; leaves [1 1 1 1 1]
+}
+
+// Rows that come as float64 are rounded as scikit-learn rounds them, and checked as it checks them.
+func ExampleModel_CheckRows() {
+	m, err := forest.Open(irisFile)
+	if err != nil {
+		panic(err)
+	}
+	row := make([]float32, m.NumFeatures())
+	fmt.Println(forest.ToFloat32(row, []float64{5.1, 1e40, 1.4, 0.2}))
+	if err := forest.ToFloat32(row, []float64{5.1, 3.5, math.NaN(), 0.2}); err != nil {
+		panic(err)
+	}
+	fmt.Println(m.CheckRows(row))
+	// Output:
+	// infinite value: value 1 is 1e+40, which is too large for float32
+	// missing value: row 0, feature 2 is NaN, and the model takes none
+}
+
 func demo(t *testing.T) *forest.Model {
 	t.Helper()
 	cfg := train.DemoConfig()
@@ -92,6 +147,105 @@ func TestCheckRows(t *testing.T) {
 	}
 	if err := forest.ToFloat32(rows[:2], []float64{1, 1e300}); !errors.Is(err, forest.ErrInfinite) || !strings.Contains(err.Error(), "value 1") {
 		t.Error(err)
+	}
+}
+
+// TestCheckMissing: a model that was trained with missing values takes NaN, and still no infinity.
+func TestCheckMissing(t *testing.T) {
+	m, err := forest.Open("format/sklearn/testdata/golden/rf_nan_weighted_pandas/model.joblib")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !m.TakesMissing() {
+		t.Fatal("it takes no missing values")
+	}
+	rows := make([]float32, 2*m.NumFeatures())
+	rows[0] = float32(math.NaN())
+	if err := m.CheckRows(rows); err != nil {
+		t.Error(err)
+	}
+	for _, v := range []float32{float32(math.Inf(1)), float32(math.Inf(-1))} {
+		rows[m.NumFeatures()+1] = v
+		want := fmt.Sprintf("row 1, feature 1 (%q)", m.FeatureName(1))
+		if err := m.CheckRows(rows); !errors.Is(err, forest.ErrInfinite) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: got %v, want …%s", v, err, want)
+		}
+	}
+}
+
+// TestToFloat32: ties go to even, as the hardware does it, and what would become infinite is refused.
+func TestToFloat32(t *testing.T) {
+	const (
+		half = 1 << 103 // half of the distance from the largest float32 to what would be the next
+	)
+	for _, tt := range []struct {
+		in   float64
+		want float32
+		err  error
+	}{
+		{0.1, 0.1, nil},
+		{math.Copysign(0, -1), float32(math.Copysign(0, -1)), nil},
+		{1 + 0x1p-24, 1, nil},
+		{1 + 0x3p-24, 1 + 0x1p-22, nil},
+		{math.Nextafter(1+0x1p-24, 2), 1 + 0x1p-23, nil},
+		{5e-324, 0, nil},
+		{math.SmallestNonzeroFloat32, math.SmallestNonzeroFloat32, nil},
+		{math.MaxFloat32, math.MaxFloat32, nil},
+		{math.Nextafter(math.MaxFloat32+half, 0), math.MaxFloat32, nil},
+		{math.MaxFloat32 + half, 0, forest.ErrInfinite},
+		{-math.MaxFloat32 - half, 0, forest.ErrInfinite},
+		{math.MaxFloat64, 0, forest.ErrInfinite},
+		{math.Inf(1), float32(math.Inf(1)), nil}, // as it came: CheckRows refuses it by row and feature
+		{math.Inf(-1), float32(math.Inf(-1)), nil},
+		{math.NaN(), float32(math.NaN()), nil},
+	} {
+		var got [1]float32
+		err := forest.ToFloat32(got[:], []float64{tt.in})
+		if !errors.Is(err, tt.err) {
+			t.Errorf("%v: %v, want %v", tt.in, err, tt.err)
+		}
+		if err == nil && math.Float32bits(got[0]) != math.Float32bits(tt.want) && got[0] == got[0] {
+			t.Errorf("%v: got %v, want %v", tt.in, got[0], tt.want)
+		}
+		if math.IsNaN(tt.in) && got[0] == got[0] {
+			t.Errorf("NaN became %v", got[0])
+		}
+	}
+}
+
+// TestShapeErrors say what was expected and what came.
+func TestShapeErrors(t *testing.T) {
+	m := demo(t)
+	for _, tt := range []struct {
+		err error
+		say []string
+	}{
+		{m.Predict(make([]float64, 2), make([]float32, 21)), []string{"21 values", "20 features"}},
+		{m.Predict(make([]float64, 3), make([]float32, 40)), []string{"dst has 3", "2 rows have 4"}},
+		{m.Leaves(make([]int64, 9), make([]float32, 40)), []string{"dst has 9", "2 rows have 10"}},
+		{forest.ToFloat32(make([]float32, 1), make([]float64, 2)), []string{"dst has 1", "src 2"}},
+	} {
+		for _, say := range tt.say {
+			if !errors.Is(tt.err, forest.ErrShape) || !strings.Contains(tt.err.Error(), say) {
+				t.Errorf("got %v, want …%s…", tt.err, say)
+			}
+		}
+	}
+}
+
+// TestInfo: what Info tells is its own.
+func TestInfo(t *testing.T) {
+	m := demo(t)
+	info := m.Info()
+	if info.Features != 20 || info.Trees != 5 || info.Nodes != info.Leaves*2-info.Trees || info.Depth < 1 || info.Golden < 1 || m.Cost() != info.Depth*5 {
+		t.Errorf("%+v, cost %d", info, m.Cost())
+	}
+	info.Classes[0], info.Names[0] = "changed", "changed"
+	if m.Classes()[0] == "changed" || m.FeatureName(0) == "changed" {
+		t.Error("a caller changed the model")
+	}
+	if m.FeatureName(-1) != "" || m.FeatureName(20) != "" {
+		t.Error("there is no such feature")
 	}
 }
 
