@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"runtime"
 	"sync"
 	"unicode/utf8"
 
@@ -182,6 +183,8 @@ func (w *Writer) Run(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-w.wake:
 		}
+		// Whoever is about to send gets the chance first: fewer, larger messages save more than this delays.
+		runtime.Gosched()
 		for {
 			m := w.take()
 			if m == nil {
