@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
 
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -43,23 +45,31 @@ type Replica interface {
 	Drain()
 }
 
+// Joiner is what a Member needs of a balancer. coppicev1.BalancerServiceClient is one.
+type Joiner interface {
+	Join(ctx context.Context, opts ...grpc.CallOption) (coppicev1.BalancerService_JoinClient, error)
+}
+
 // Member keeps a replica in a pool.
 type Member struct {
-	Client  coppicev1.BalancerServiceClient
+	Client  Joiner
 	Hello   *coppicev1.ReplicaHello
 	Replica Replica
 	Logger  *slog.Logger
 }
 
 // Run joins the pool, and joins again whenever the stream breaks, until the balancer says stop (nil). When
-// leave is done the replica asks to be drained and goes on until the balancer says stop, but at most for the
-// lease. A spawned replica ends with ErrLease when it had no balancer for its lease; one that was started by
-// hand keeps trying.
+// leave is done the replica asks to be drained and goes on until the balancer says stop, or the stream breaks
+// and there is nobody to ask (nil, too). A spawned replica ends with ErrLease when it had no balancer for its
+// lease; one that was started by hand keeps trying. When ctx is done, Run returns its cause.
 func (m *Member) Run(ctx, leave context.Context) error {
 	lease, last := defaultLease, time.Now()
 	wait := redialMin
 	for {
-		s := &session{member: m, lease: lease, heard: last, loaded: make(chan struct{}, 1)}
+		s := &session{member: m, lease: lease, heard: last, patience: lease, loaded: make(chan struct{}, 1)}
+		if m.Hello.GetSpawned() {
+			s.patience = lease - time.Since(last)
+		}
 		err := s.run(ctx, leave)
 		if err == nil {
 			return nil
@@ -75,18 +85,23 @@ func (m *Member) Run(ctx, leave context.Context) error {
 		case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.FailedPrecondition, codes.AlreadyExists:
 			return fmt.Errorf("%w: %s", ErrRefused, status.Convert(err).Message())
 		}
-		if silent := time.Since(last); m.Hello.GetSpawned() && silent > lease {
-			return fmt.Errorf("%w of %v: %w", ErrLease, lease, err)
+		pause := wait/2 + rand.N(wait/2+1)
+		if m.Hello.GetSpawned() {
+			left := lease - time.Since(last)
+			if left <= 0 {
+				return fmt.Errorf("%w of %v: %w", ErrLease, lease, err)
+			}
+			pause = min(pause, left)
 		}
 		if leave.Err() != nil {
 			return nil //nolint:nilerr // it was told to leave, and there is nobody to ask
 		}
-		m.Logger.Warn("control stream broke, joining again", "in", wait, "error", err)
+		m.Logger.Warn("control stream broke, joining again", "in", pause, "error", err)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-leave.Done():
-		case <-time.After(wait/2 + rand.N(wait/2+1)):
+		case <-time.After(pause):
 		}
 		wait = min(2*wait, redialMax)
 	}
@@ -96,7 +111,8 @@ func (m *Member) Run(ctx, leave context.Context) error {
 type session struct {
 	member   *Member
 	lease    time.Duration
-	heard    time.Time // when the balancer was last known to be there
+	heard    time.Time     // when the balancer was last known to be there
+	patience time.Duration // how long it may take to welcome the replica
 	welcomed bool
 	newest   context.CancelFunc // abandons the loading of the newest welcome's models
 	loaded   chan struct{}      // models were loaded: the balancer is told at once
@@ -107,14 +123,14 @@ func (s *session) run(ctx, leave context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// A balancer that does not answer is as good as none.
-	joining := time.AfterFunc(s.lease, cancel)
+	joining := time.AfterFunc(s.patience, cancel)
 	defer joining.Stop()
 	stream, err := m.Client.Join(ctx)
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(&coppicev1.JoinRequest{Hello: m.Hello, Heartbeat: m.Replica.Heartbeat()}); err != nil {
-		_, err = stream.Recv()
+	err = stream.Send(&coppicev1.JoinRequest{Hello: m.Hello, Heartbeat: m.Replica.Heartbeat()})
+	if err != nil && !errors.Is(err, io.EOF) { // at the end of the stream, Recv has the reason
 		return err
 	}
 	var work sync.WaitGroup
