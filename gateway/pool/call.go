@@ -21,6 +21,8 @@ var (
 	ErrCancelled = errors.New("cancelled by the caller")
 	// ErrPoison: the request was in flight on two replicas that died.
 	ErrPoison = errors.New("two replicas died with this request in flight")
+	// ErrAnswer: the replica answered with what is no answer.
+	ErrAnswer = errors.New("the replica's answer is broken")
 	// ErrStopped: the pool was shut down.
 	ErrStopped = errors.New("the gateway is stopping")
 )
@@ -77,7 +79,8 @@ type Call struct {
 	attempts [maxAttempts]Attempt
 	n        int // attempts so far
 	deaths   int
-	waiting  bool // for a replica
+	guest    bool // it is the guest of the replica that it is in flight on
+	waiting  bool // for a replica, or for its turn
 }
 
 // Attempts are the replicas that the call was sent to, once it has ended.

@@ -3,12 +3,14 @@ package pool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/coppice-mesh/coppice/balancer/pick"
@@ -23,20 +25,25 @@ const (
 	maxReplies = 1 << 16
 )
 
-// errDown is returned by send when the replica cannot take a call now.
-var errDown = errors.New("replica is not connected")
+// Errors of send.
+var (
+	errDown = errors.New("replica is not connected")
+	errFull = errors.New("replica does not read what it was sent")
+	errTurn = errors.New("replica has a request that a replica died with")
+)
 
 // conn is the stream to one replica process, opened again while the process is in the pool.
 type conn struct {
 	pool        *Pool
 	replica     string // its slot
 	incarnation string
-	load        *pick.Load
 
 	mu       sync.Mutex
+	load     *pick.Load    // of this stream, or of the one before if that ended in order
 	out      *frame.Writer // nil while the stream is down
 	pending  map[uint64]*Call
 	nextID   uint64
+	guest    *Call // a call that a replica died with: one at a time, to tell which one it died of
 	suspect  bool
 	draining bool // no new calls
 	retired  bool // gone from the pool: end when nothing is pending
@@ -44,18 +51,24 @@ type conn struct {
 	wake chan struct{} // the connection is retired and nothing is pending
 }
 
-func (c *conn) up() bool {
+// member describes the replica to a picker, if it can take calls.
+func (c *conn) member() (pick.Replica, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.out != nil && !c.draining && !c.retired
+	return pick.Replica{Load: c.load, Suspect: c.suspect}, c.out != nil && !c.draining && !c.retired
 }
 
-// send puts a call in flight on this replica. The caller holds the call's lock.
-func (c *conn) send(call *Call, now time.Time) error {
+// send puts a call in flight on this replica, which was picked by load. The caller holds the call's lock.
+func (c *conn) send(call *Call, load *pick.Load, now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.out == nil || c.draining || c.retired {
+	switch {
+	case c.out == nil || c.draining || c.retired || c.load != load:
 		return errDown
+	case call.deaths > 0 && c.guest != nil:
+		return errTurn
+	case c.out.Waiting() > c.pool.maxUnsent:
+		return errFull
 	}
 	c.nextID++
 	id := c.nextID
@@ -64,7 +77,11 @@ func (c *conn) send(call *Call, now time.Time) error {
 		Traceparent: call.Traceparent, Tracestate: call.Tracestate, Version: []byte(call.Version), RequestID: call.RequestID,
 	}
 	if err := c.out.Request(&r); err != nil {
+		c.out = nil // the stream has broken, and its reader is about to see it, too
 		return errDown
+	}
+	if call.deaths > 0 {
+		c.guest, call.guest = call, true
 	}
 	c.pending[id] = call
 	call.on, call.id = c, id
@@ -84,6 +101,20 @@ func (c *conn) drop(id uint64) {
 		_ = c.out.Request(&frame.Request{ID: id, Cancel: true})
 	}
 	c.signalIfEmpty()
+}
+
+// take is the call that a reply is for. A failed one, which may have come before all of the request was sent,
+// needs no more of it.
+func (c *conn) take(id uint64, failed bool) *Call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	call := c.pending[id]
+	delete(c.pending, id)
+	if failed && c.out != nil && c.out.Cancel(id) {
+		_ = c.out.Request(&frame.Request{ID: id, Cancel: true}) // fails when the stream has broken
+	}
+	c.signalIfEmpty()
+	return call
 }
 
 func (c *conn) signalIfEmpty() {
@@ -122,7 +153,7 @@ func (c *conn) run(ctx context.Context, address string) {
 	defer cc.Close()
 	for {
 		clean := c.stream(ctx, cc)
-		orphans := c.down()
+		orphans := c.down(clean)
 		c.pool.changed()
 		if len(orphans) > 0 {
 			c.pool.set.Logger.Warn("replica's stream ended with requests in flight", "replica", c.replica, "in_flight", len(orphans), "in_order", clean)
@@ -147,10 +178,15 @@ func (c *conn) run(ctx context.Context, address string) {
 }
 
 // down takes what was in flight when the stream ended.
-func (c *conn) down() map[uint64]*Call {
+func (c *conn) down(clean bool) map[uint64]*Call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.out = nil
+	if !clean {
+		// Calls that have tried the replica may try it again once it has a new stream: it lives, or the new
+		// stream would not be there.
+		c.load = &pick.Load{}
+	}
 	orphans := c.pending
 	c.pending = map[uint64]*Call{}
 	return orphans
@@ -187,7 +223,7 @@ func (c *conn) stream(ctx context.Context, cc *grpc.ClientConn) (clean bool) {
 	var m frame.Message
 	for {
 		if err := st.RecvMsg(&m); err != nil {
-			return errors.Is(err, io.EOF)
+			return errors.Is(err, io.EOF) || ctx.Err() != nil
 		}
 		for rest := m.Bytes; ; {
 			r, next, ok, err := frame.NextReply(rest)
@@ -200,20 +236,19 @@ func (c *conn) stream(ctx context.Context, cc *grpc.ClientConn) (clean bool) {
 			}
 			rest = next
 			whole, done, err := chunks.Reply(r)
-			if err != nil {
+			switch {
+			case errors.Is(err, frame.ErrTooLarge):
+				// The others that are in flight have nothing to do with it.
+				if call := c.take(r.ID, true); call != nil {
+					c.pool.end(call, nil, fmt.Errorf("the answer is too large: %w", err))
+				}
+			case err != nil:
 				c.pool.set.Logger.Error("replica sent a broken reply", "replica", c.replica, "error", err)
 				return false
-			}
-			if !done {
-				continue
-			}
-			c.mu.Lock()
-			call := c.pending[whole.ID]
-			delete(c.pending, whole.ID)
-			c.signalIfEmpty()
-			c.mu.Unlock()
-			if call != nil { // else it has ended meanwhile
-				c.pool.answered(c, call, &whole)
+			case done:
+				if call := c.take(whole.ID, whole.Code != codes.OK); call != nil { // else it has ended meanwhile
+					c.pool.answered(c, call, &whole)
+				}
 			}
 		}
 	}

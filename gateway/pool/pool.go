@@ -10,9 +10,12 @@ package pool
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,7 +61,11 @@ type Pool struct {
 	stopped bool
 
 	waitMu  sync.Mutex
-	waiting map[*Call]time.Time // since when
+	waiting map[*Call]waiting
+	closed  bool // nothing waits any more
+
+	turns     atomic.Uint64 // how often a replica became free for a call that a replica died with
+	maxUnsent int           // bytes that a replica has not read
 
 	replays atomic.Uint64
 	ctx     context.Context
@@ -66,10 +73,17 @@ type Pool struct {
 	running sync.WaitGroup
 }
 
+// waiting says how a call waits.
+type waiting struct {
+	since time.Time
+	turn  bool // a replica died with the call
+}
+
 // view is what picking reads: immutable.
 type view struct {
-	picker pick.Picker
-	conns  []*conn // as the picker numbers them
+	picker   pick.Picker
+	conns    []*conn // as the picker numbers them
+	replicas []pick.Replica
 }
 
 // New makes a Pool without replicas. It does nothing before Start.
@@ -83,7 +97,8 @@ func New(cfg Config, set Settings) *Pool {
 	if set.Policy == nil {
 		set.Policy = policies.Default()
 	}
-	p := &Pool{cfg: cfg, set: set, gate: admit.New(cfg.Admit), conns: map[string]*conn{}, open: map[*conn]struct{}{}, waiting: map[*Call]time.Time{}}
+	p := &Pool{cfg: cfg, set: set, gate: admit.New(cfg.Admit), conns: map[string]*conn{}, open: map[*conn]struct{}{}, waiting: map[*Call]waiting{}}
+	p.maxUnsent = max(2*cfg.MaxMessageBytes, 64<<20)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.view.Store(&view{picker: set.Policy.Build(nil, rand.Uint64)})
 	return p
@@ -111,10 +126,10 @@ func (p *Pool) Shutdown(ctx context.Context) {
 	p.cancel()
 	p.running.Wait()
 	p.waitMu.Lock()
-	left := p.waiting
-	p.waiting = map[*Call]time.Time{}
+	p.closed = true
+	left := slices.Collect(maps.Keys(p.waiting))
 	p.waitMu.Unlock()
-	for call := range left {
+	for _, call := range left {
 		p.end(call, nil, ErrStopped)
 	}
 }
@@ -174,27 +189,19 @@ func (p *Pool) Update(endpoints []*coppicev1.Endpoint) {
 func (p *Pool) changed() {
 	p.mu.Lock()
 	v := &view{}
-	var replicas []pick.Replica
 	for _, c := range p.conns {
-		if c.up() {
-			c.mu.Lock()
-			suspect := c.suspect
-			c.mu.Unlock()
-			v.conns = append(v.conns, c)
-			replicas = append(replicas, pick.Replica{Load: c.load, Suspect: suspect})
+		if r, up := c.member(); up {
+			v.conns, v.replicas = append(v.conns, c), append(v.replicas, r)
 		}
 	}
-	v.picker = p.set.Policy.Build(replicas, rand.Uint64)
+	v.picker = p.set.Policy.Build(v.replicas, rand.Uint64)
 	p.view.Store(v)
 	p.mu.Unlock()
 	if len(v.conns) == 0 {
 		return
 	}
 	p.waitMu.Lock()
-	again := make([]*Call, 0, len(p.waiting))
-	for call := range p.waiting {
-		again = append(again, call)
-	}
+	again := slices.Collect(maps.Keys(p.waiting))
 	p.waitMu.Unlock()
 	for _, call := range again {
 		p.place(call)
@@ -228,72 +235,143 @@ func (p *Pool) Do(call *Call) {
 // Cancel ends a call whose caller went. A call that has ended stays as it is.
 func (p *Pool) Cancel(call *Call) { p.end(call, nil, ErrCancelled) }
 
-// place sends a call to a replica, or lets it wait for one.
-func (p *Pool) place(call *Call) {
+// place sends a call to a replica, or lets it wait for one. It tells whether the call needs no more placing.
+func (p *Pool) place(call *Call) bool {
+	var full []*pick.Load
 	for {
-		v := p.view.Load()
+		turns, v := p.turns.Load(), p.view.Load()
 		call.mu.Lock()
 		if call.over || call.on != nil {
 			call.mu.Unlock()
-			return
+			return true
 		}
 		if call.n == maxAttempts {
 			call.mu.Unlock()
 			p.end(call, nil, fmt.Errorf("%w: %d refused the request", ErrNoReplica, call.n))
-			return
+			return true
 		}
-		i, err := v.picker.Pick(pick.Info{Cost: call.Cost, Tried: call.tried[:call.n]})
+		tried := call.tried[:call.n]
+		if call.deaths > 0 || len(full) > 0 {
+			tried = append(slices.Concat(tried, full), v.withGuests(call)...)
+		}
+		i, err := v.picker.Pick(pick.Info{Cost: call.Cost, Tried: tried})
 		if err != nil {
 			call.mu.Unlock()
-			p.wait(call)
-			if p.view.Load() == v {
-				return
+			if len(full) > 0 {
+				p.end(call, nil, fmt.Errorf("%w: the replicas do not read what they are sent", admit.ErrFull))
+				return true
 			}
-			continue // the pool changed before the call was among those that wait
+			if !p.wait(call) {
+				p.end(call, nil, ErrStopped)
+				return true
+			}
+			if p.view.Load() == v && p.turns.Load() == turns {
+				return false
+			}
+			continue // something changed before the call was among those that wait
 		}
-		c := v.conns[i]
+		c, load := v.conns[i], v.replicas[i].Load
 		now := time.Now()
-		if err := c.send(call, now); err != nil {
-			c.load.Release(max(call.Cost, 1))
+		if err := c.send(call, load, now); err != nil {
+			load.Release(max(call.Cost, 1))
 			call.mu.Unlock()
-			if p.view.Load() == v {
+			switch {
+			case errors.Is(err, errFull):
+				full = append(full, load)
+			case errors.Is(err, errDown) && p.view.Load() == v:
 				p.changed() // the view is behind
 			}
 			continue
 		}
-		call.tried[call.n] = c.load
+		call.tried[call.n] = load
 		call.attempts[call.n] = Attempt{Replica: c.replica, Sent: now}
 		call.n++
-		if call.waiting {
-			call.waiting = false
-			p.waitMu.Lock()
-			delete(p.waiting, call)
-			p.waitMu.Unlock()
-		}
+		p.unwait(call)
 		call.mu.Unlock()
-		return
+		return true
 	}
 }
 
-// wait puts a call among those that are placed when the pool changes.
-func (p *Pool) wait(call *Call) {
+// withGuests are the replicas that a call which a replica died with must not go to now: they have another
+// such call, and if they died, too, one could not tell of which.
+func (v *view) withGuests(call *Call) (loads []*pick.Load) {
+	if call.deaths == 0 {
+		return nil
+	}
+	for i, c := range v.conns {
+		c.mu.Lock()
+		taken := c.guest != nil
+		c.mu.Unlock()
+		if taken {
+			loads = append(loads, v.replicas[i].Load)
+		}
+	}
+	return loads
+}
+
+// wait puts a call among those that are placed when the pool changes. It fails when the pool was shut down.
+func (p *Pool) wait(call *Call) bool {
 	call.mu.Lock()
 	defer call.mu.Unlock()
 	if call.over || call.on != nil || call.waiting {
-		return
+		return true
+	}
+	p.waitMu.Lock()
+	defer p.waitMu.Unlock()
+	if p.closed {
+		return false
 	}
 	call.waiting = true
-	p.waitMu.Lock()
-	p.waiting[call] = time.Now()
-	p.waitMu.Unlock()
+	p.waiting[call] = waiting{time.Now(), call.deaths > 0}
+	return true
 }
 
-// leave ends the attempt that is under way. The caller holds the call's lock.
-func (c *conn) leave(call *Call, why string) {
+// unwait takes a call from those that wait. The caller holds its lock.
+func (p *Pool) unwait(call *Call) {
+	if call.waiting {
+		call.waiting = false
+		p.waitMu.Lock()
+		delete(p.waiting, call)
+		p.waitMu.Unlock()
+	}
+}
+
+// end ends the attempt that is under way. The caller holds the call's lock, and calls next without it if
+// end says so.
+func (c *conn) end(call *Call, why string) (next bool) {
+	a := &call.attempts[call.n-1]
+	a.Ended, a.Why = time.Now(), why
+	call.tried[call.n-1].Release(max(call.Cost, 1))
 	call.on = nil
-	call.attempts[call.n-1].Ended = time.Now()
-	call.attempts[call.n-1].Why = why
-	c.load.Release(max(call.Cost, 1))
+	if !call.guest {
+		return false
+	}
+	call.guest = false
+	c.mu.Lock()
+	c.guest = nil
+	c.mu.Unlock()
+	return true
+}
+
+// next gives the turn to a call that a replica died with.
+func (p *Pool) next() {
+	p.turns.Add(1)
+	const some = 8 // one that has tried the replica that is free does not hold up the others
+	var calls []*Call
+	p.waitMu.Lock()
+	for call, w := range p.waiting {
+		if w.turn {
+			if calls = append(calls, call); len(calls) == some {
+				break
+			}
+		}
+	}
+	p.waitMu.Unlock()
+	for _, call := range calls {
+		if p.place(call) {
+			return
+		}
+	}
 }
 
 // answered takes a replica's reply.
@@ -301,18 +379,25 @@ func (p *Pool) answered(c *conn, call *Call, r *frame.Reply) {
 	if r.Code == codes.Unavailable {
 		// The replica is stopping and has not looked at the request.
 		call.mu.Lock()
-		mine := !call.over && call.on == c && call.id == r.ID
+		mine, next := !call.over && call.on == c && call.id == r.ID, false
 		if mine {
-			c.leave(call, "refused")
+			next = c.end(call, "refused")
 		}
 		call.mu.Unlock()
 		if mine {
 			p.place(call)
 		}
+		if next {
+			p.next()
+		}
 		return
 	}
 	if r.Code != codes.OK {
 		p.end(call, nil, &RemoteError{r.Code, r.Message})
+		return
+	}
+	if r.Payload == nil {
+		p.end(call, nil, fmt.Errorf("%w: %s sent nothing", ErrAnswer, c.replica))
 		return
 	}
 	p.end(call, r.Payload, nil)
@@ -330,9 +415,12 @@ func (p *Pool) orphaned(c *conn, id uint64, call *Call, clean bool) {
 		why = "died"
 		call.deaths++
 	}
-	c.leave(call, why)
+	next := c.end(call, why)
 	deaths := call.deaths
 	call.mu.Unlock()
+	if next {
+		defer p.next()
+	}
 	if deaths >= 2 {
 		sum := sha256.Sum256(call.Payload)
 		p.end(call, nil, fmt.Errorf("%w; it is not tried again; SHA-256 of the request: %x", ErrPoison, sum))
@@ -352,16 +440,11 @@ func (p *Pool) end(call *Call, reply []byte, err error) {
 		return
 	}
 	call.over = true
-	c, id := call.on, call.id
+	c, id, next := call.on, call.id, false
 	if c != nil {
-		c.leave(call, "")
+		next = c.end(call, "")
 	}
-	if call.waiting {
-		call.waiting = false
-		p.waitMu.Lock()
-		delete(p.waiting, call)
-		p.waitMu.Unlock()
-	}
+	p.unwait(call)
 	call.Reply, call.Err, call.Ended = reply, err, time.Now()
 	call.mu.Unlock()
 	if c != nil && reply == nil {
@@ -369,6 +452,19 @@ func (p *Pool) end(call *Call, reply []byte, err error) {
 	}
 	p.gate.Release(int64(len(call.Payload)))
 	call.Done(call)
+	if next {
+		p.next()
+	}
+}
+
+// takesTurns tells whether a call that waits has a replica to go to when it is its turn.
+func (p *Pool) takesTurns(call *Call) bool {
+	v := p.view.Load()
+	call.mu.Lock()
+	defer call.mu.Unlock()
+	return call.deaths > 0 && slices.ContainsFunc(v.replicas, func(r pick.Replica) bool {
+		return !slices.Contains(call.tried[:call.n], r.Load)
+	})
 }
 
 // sweep ends calls whose time is up.
@@ -408,9 +504,9 @@ func (p *Pool) sweep() {
 		late = late[:0]
 		var homeless []*Call
 		p.waitMu.Lock()
-		for call, since := range p.waiting {
+		for call, w := range p.waiting {
 			switch {
-			case now.Sub(since) > p.cfg.MaxWait:
+			case now.Sub(w.since) > p.cfg.MaxWait:
 				homeless = append(homeless, call)
 			case now.After(call.Deadline):
 				late = append(late, call)
@@ -421,6 +517,9 @@ func (p *Pool) sweep() {
 			p.end(call, nil, ErrDeadline)
 		}
 		for _, call := range homeless {
+			if p.takesTurns(call) {
+				continue
+			}
 			p.end(call, nil, fmt.Errorf("%w, and none became so within %v", ErrNoReplica, p.cfg.MaxWait))
 		}
 		clear(late)
