@@ -143,7 +143,8 @@ type Mapped struct {
 // Close gives the mapping back.
 func (m *Mapped) Close() error { return m.unmap() }
 
-// Open maps a model, and validates it: its checksums, its structure and its golden rows.
+// Open maps a model, and validates it: its checksums, its structure, its golden rows, and that it has the hash. A
+// file that is damaged is refused with the errors of coppice.Decode, another model's file with ErrHash.
 func (s *Store) Open(hash string) (*Mapped, error) {
 	if err := checkHash(hash); err != nil {
 		return nil, err
@@ -159,6 +160,10 @@ func (s *Store) Open(hash string) (*Mapped, error) {
 	if err != nil {
 		_ = unmap()
 		return nil, fmt.Errorf("%s: %w", s.path(hash), err)
+	}
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != hash {
+		_ = unmap()
+		return nil, fmt.Errorf("%s: %w: it is %x", s.path(hash), ErrHash, sum)
 	}
 	return &Mapped{forest.New(m), unmap}, nil
 }

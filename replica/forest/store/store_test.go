@@ -164,10 +164,19 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%q is there", hash)
 		}
 	}
-	// A disk that lost a bit.
+	// A valid file of another model, under this one's name.
 	if err := os.Chmod(e.Path, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	stranger := trained(t)
+	stranger.Meta.Source.Version = "another"
+	if err := os.WriteFile(e.Path, encoded(t, stranger), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Open(e.SHA256); !errors.Is(err, ErrHash) || !strings.Contains(err.Error(), e.Path) {
+		t.Errorf("another model's file: %v", err)
+	}
+	// A disk that lost a bit.
 	good[len(good)/2] ^= 1
 	if err := os.WriteFile(e.Path, good, 0o600); err != nil {
 		t.Fatal(err)

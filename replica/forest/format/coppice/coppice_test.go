@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"io"
 	"math"
 	"strings"
 	"testing"
@@ -307,6 +308,57 @@ func TestUnknownOptional(t *testing.T) {
 	b[binary.LittleEndian.Uint64(b[last+8:])] ^= 1
 	if _, err := Decode(b); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "NEWS") {
 		t.Errorf("damaged: %v", err)
+	}
+}
+
+// TestKeys: every key of META once, and spelt as it is specified.
+func TestKeys(t *testing.T) {
+	b := encode(t, small(t))
+	for _, tt := range []struct{ old, text, say string }{
+		{`"task"`, `"Task"`, `unknown key "Task"`},
+		{`"outputs"`, `"Outputs"`, `unknown key "Outputs"`},
+		{`"version":"1"`, `"VERSION":"1"`, `source: unknown key "VERSION"`},
+		{`"depth":2`, `"rooms":2`, `unknown field "rooms"`},
+		{`"names":["a","b"]`, `"missing" : false`, `"missing" is there twice`},
+	} {
+		changed := false
+		f := forge(b, "META", func(data []byte) {
+			changed = len(tt.old) == len(tt.text) && bytes.Contains(data, []byte(tt.old))
+			copy(data, bytes.Replace(data, []byte(tt.old), []byte(tt.text), 1))
+		})
+		if _, err := Decode(f); !changed || !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), tt.say) {
+			t.Errorf("%s: got %v, want …%s…", tt.text, err, tt.say)
+		}
+	}
+}
+
+// TestGoldenWork: as many golden rows are checked as a bounded amount of work allows, so that no small file takes
+// minutes to open.
+func TestGoldenWork(t *testing.T) {
+	const outputs = model.MaxOutputs
+	wide := func(trees, golden int) *model.Model {
+		m := &model.Model{Meta: model.Meta{Task: model.Classify, Features: 1, Classes: make([]string, outputs)}}
+		m.Forest = model.Forest{Outputs: outputs, Trees: make([]model.Tree, trees+1), Splits: []model.Split{}, Leaves: make([]uint32, trees), Values: make([]float64, outputs)}
+		for i := range m.Forest.Trees {
+			m.Forest.Trees[i].Leaf = uint32(i)
+		}
+		m.Golden = model.Golden{Rows: make([]float32, golden), Outputs: make([]float64, golden*outputs)}
+		return m
+	}
+	const fit = 5
+	trees := maxGoldenWork / outputs / fit
+	for wrong, want := range map[int]error{0: ErrGolden, fit - 1: ErrGolden, fit: nil} {
+		m := wide(trees, fit+1)
+		m.Golden.Outputs[(wrong+1)*outputs-1] = 1
+		if err := Encode(io.Discard, m); !errors.Is(err, want) {
+			t.Errorf("row %d is wrong: got %v, want %v", wrong, err, want)
+		}
+	}
+	// A forest of which a single row is too much: nothing is evaluated.
+	if b := encode(t, wide(model.MaxTrees, 1)); len(b) > 15<<20 {
+		t.Errorf("%d bytes", len(b))
+	} else if _, err := Decode(b); err != nil {
+		t.Error(err)
 	}
 }
 
