@@ -3,8 +3,8 @@ package frame
 import (
 	"context"
 	"errors"
-	"strings"
 	"runtime"
+	"strings"
 	"sync"
 	"unicode/utf8"
 
