@@ -23,8 +23,11 @@ var (
 	ErrColumn = errors.New("no such column")
 )
 
-// MaxColumns bounds the columns of a table.
-const MaxColumns = 1 << 20
+// Limits of a table.
+const (
+	MaxColumns  = 1 << 20
+	MaxRowBytes = 64 << 20 // of one row's text
+)
 
 // byteOrderMark begins files that spreadsheets write.
 const byteOrderMark = "\ufeff"
@@ -44,21 +47,40 @@ func (t *Table) Len() int { return len(t.Rows) / len(t.Names) }
 
 // Read reads a table whose first line names its columns. label is the column that is not a number but a label,
 // or empty. columns are the columns to take, in this order; nil takes all but the label. Cells are numbers as
-// strconv.ParseFloat reads them; an empty cell, or NA, NaN or null, is a missing value.
+// strconv.ParseFloat reads them; an empty cell, or NA, NaN or null, is a missing value. Errors wrap ErrFormat,
+// ErrNumber or ErrColumn, or are r's.
 func Read(r io.Reader, label string, columns []string) (*Table, error) {
+	return read(&bounded{r: r, max: MaxRowBytes}, label, columns)
+}
+
+func read(text *bounded, label string, columns []string) (*Table, error) {
+	text.left = text.max
 	// Before the CSV reader sees it: a quote must be the first of its cell.
-	br := bufio.NewReader(r)
+	br := bufio.NewReader(text)
 	if mark, err := br.Peek(len(byteOrderMark)); err == nil && string(mark) == byteOrderMark {
 		_, _ = br.Discard(len(byteOrderMark)) // they are in the buffer
 	}
 	in := csv.NewReader(br)
 	in.ReuseRecord = true
-	head, err := in.Read()
+	next := func() ([]string, error) {
+		text.left = text.max
+		record, err := in.Read()
+		var parse *csv.ParseError
+		switch {
+		case errors.Is(err, csv.ErrFieldCount):
+			line, _ := in.FieldPos(0)
+			return nil, fmt.Errorf("%w: line %d has %d cells, the first line names %d columns", ErrFormat, line, len(record), in.FieldsPerRecord)
+		case errors.As(err, &parse):
+			return nil, fmt.Errorf("%w: %w", ErrFormat, err) // it names the line
+		}
+		return record, err
+	}
+	head, err := next()
 	if errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: it is empty, the first line names the columns", ErrFormat)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		return nil, err
 	}
 	if len(head) > MaxColumns {
 		return nil, fmt.Errorf("%w: %d columns, at most %d are read", ErrFormat, len(head), MaxColumns)
@@ -99,12 +121,12 @@ func Read(r io.Reader, label string, columns []string) (*Table, error) {
 		return nil, fmt.Errorf("%w: there is no column besides the label", ErrFormat)
 	}
 	for {
-		record, err := in.Read()
+		record, err := next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrFormat, err) // it names the line
+			return nil, err
 		}
 		for _, i := range take {
 			v, err := number(record[i])
@@ -126,6 +148,22 @@ func Read(r io.Reader, label string, columns []string) (*Table, error) {
 		return nil, fmt.Errorf("%w: it has no rows below its first line", ErrFormat)
 	}
 	return t, nil
+}
+
+// bounded keeps a file without line ends, or with a quote that does not end, out of memory.
+type bounded struct {
+	r    io.Reader
+	max  int // bytes of a row
+	left int // bytes that the current row may still take
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("%w: a row has more than %d bytes", ErrFormat, b.max)
+	}
+	n, err := b.r.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
 }
 
 func number(cell string) (float64, error) {

@@ -86,7 +86,8 @@ func TestErrors(t *testing.T) {
 		{"underscore", "a\n1_0\n", "", nil, ErrNumber, []string{"line 2"}},
 		{"no such label", "a,b\n1,2\n", "c", nil, ErrColumn, []string{`"c"`, `"a", "b"`}},
 		{"missing column", "a,b\n1,2\n", "", []string{"a", "z"}, ErrColumn, []string{`"z"`, `"a", "b"`}},
-		{"ragged", "a,b\n1,2\n3\n", "", nil, ErrFormat, []string{"line 3"}},
+		{"ragged", "a,b\n1,2\n3\n", "", nil, ErrFormat, []string{"line 3 has 1 cells", "2 columns"}},
+		{"too many cells", "a,b\n1,2\n\n3,4,5\n", "", nil, ErrFormat, []string{"line 4 has 3 cells", "2 columns"}},
 		{"twice", "a,a\n1,2\n", "", nil, ErrFormat, []string{`two columns are called "a"`}},
 		{"label alone", "a\n1\n", "a", nil, ErrFormat, []string{"besides the label"}},
 		{"empty label", "a,b\n1,\n", "b", nil, ErrFormat, []string{"line 2", `"b"`}},
@@ -110,6 +111,26 @@ func TestErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// repeat is one byte, for ever.
+type repeat byte
+
+func (r repeat) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(r)
+	}
+	return len(p), nil
+}
+
+// TestEndless: neither a line nor a quoted cell may take all memory.
+func TestEndless(t *testing.T) {
+	for _, start := range []string{"", "a\n", "a\n\""} {
+		r := io.MultiReader(strings.NewReader(start), repeat('1'))
+		if _, err := read(&bounded{r: r, max: 1 << 16}, "", nil); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "65536 bytes") {
+			t.Errorf("after %q: %v", start, err)
+		}
 	}
 }
 
