@@ -104,7 +104,8 @@ func New(cfg Config, set Settings) *Replica {
 }
 
 // Run serves until the balancer says stop, the lease is over, or leave is done and what was in flight is
-// answered. It returns nil when the replica left in order. When ctx is done it ends at once.
+// answered. It returns nil when the replica left in order. When ctx is done it ends at once and returns the
+// cause. Its error wraps control.ErrRefused when the balancer does not take the replica.
 func (r *Replica) Run(ctx, leave context.Context) error {
 	conn, err := grpc.NewClient(r.cfg.Balancer,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -167,29 +168,62 @@ func (r *Replica) Run(ctx, leave context.Context) error {
 	}
 	r.set.Logger.Info("replica serves", "address", address, "pid", os.Getpid(), "balancer", r.cfg.Balancer)
 
-	// Once it is told to leave, a replica does not wait longer than its drain may take.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(leave, func() {
-		r.set.Logger.Info("replica leaves", "timeout", r.cfg.DrainTimeout)
-		time.AfterFunc(r.cfg.DrainTimeout+time.Second, cancel)
-	})()
-	m := &control.Member{Client: r.client, Hello: hello, Replica: r, Logger: r.set.Logger}
-	err = m.Run(ctx, leave)
-	if errors.Is(err, control.ErrRefused) {
-		return err
+	told, err := r.stay(ctx, leave, hello)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err != nil {
 		r.set.Logger.Warn("replica goes on without its balancer until it has answered", "error", err)
 	}
-	stop, done := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.DrainTimeout)
+	wait := r.cfg.DrainTimeout
+	if !told.IsZero() {
+		wait = max(time.Until(told.Add(wait)), closing)
+	}
+	stop, done := context.WithTimeout(ctx, wait)
 	defer done()
 	r.server.Stop(stop)
 	r.set.Logger.Info("replica stopped")
-	if errors.Is(err, control.ErrLease) || errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if errors.Is(err, control.ErrLease) || errors.Is(err, errOverdue) {
 		return nil // it left in order: nobody was there to ask, or to answer
 	}
 	return err
+}
+
+// closing is what a replica takes at the end at most, after its drain took as long as it may.
+const closing = time.Second
+
+// errOverdue ends the membership of a replica that was told to leave, by a balancer that does not let it go.
+var errOverdue = errors.New("the balancer did not let the replica go within its drain timeout")
+
+// stay keeps the replica in the pool. Once it is told to leave, which told says when, that takes no longer than
+// its drain may.
+func (r *Replica) stay(ctx, leave context.Context, hello *coppicev1.ReplicaHello) (told time.Time, err error) {
+	member, end := context.WithCancelCause(ctx)
+	var leaving sync.WaitGroup
+	leaving.Go(func() {
+		select {
+		case <-leave.Done():
+		case <-member.Done():
+			return
+		}
+		told = time.Now()
+		r.set.Logger.Info("replica leaves", "timeout", r.cfg.DrainTimeout)
+		overdue := time.NewTimer(r.cfg.DrainTimeout + closing)
+		defer overdue.Stop()
+		select {
+		case <-overdue.C:
+			end(errOverdue)
+		case <-member.Done():
+		}
+	})
+	m := &control.Member{Client: r.client, Hello: hello, Replica: r, Logger: r.set.Logger}
+	err = m.Run(member, leave)
+	end(nil)
+	leaving.Wait()
+	return told, err
 }
 
 // Heartbeat says how the replica stands.
@@ -214,6 +248,9 @@ func (r *Replica) Load(ctx context.Context, w *coppicev1.Welcome) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // while it waited, a newer welcome was here
+	}
 	var models []*worker.Model
 	var errs []error
 	for _, s := range w.GetModels() {
@@ -229,7 +266,9 @@ func (r *Replica) Load(ctx context.Context, w *coppicev1.Welcome) error {
 		}
 		models = append(models, worker.NewModel(s.GetName(), s.GetVersion(), s.GetSha256(), m))
 	}
-	r.table.Set(models)
+	if ctx.Err() == nil {
+		r.table.Set(models)
+	}
 	return errors.Join(errs...)
 }
 
@@ -273,6 +312,10 @@ func listen(ctx context.Context, at string) (net.Listener, error) {
 		return nil, err
 	}
 	if network == "unix" {
+		// A socket is what a process that was killed left. Anything else is none of ours.
+		if info, err := os.Lstat(address); err == nil && info.Mode().Type() != os.ModeSocket {
+			return nil, fmt.Errorf("listen on unix:%s: a file that is no socket is there", address)
+		}
 		if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
