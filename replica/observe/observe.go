@@ -72,12 +72,14 @@ func (o *Observer) Answered(r *worker.Record) {
 	end := r.Done
 	if r.Code == codes.OK {
 		o.ok.Record(end.Sub(r.Arrived))
+	} else {
+		o.failed.Record(end.Sub(r.Arrived))
+	}
+	if !r.Evaluated.IsZero() { // whatever became of the answer
 		o.rows.Add(int64(r.Rows))
 		if r.BatchFirst {
 			o.batches.Add(1)
 		}
-	} else {
-		o.failed.Record(end.Sub(r.Arrived))
 	}
 	if len(r.Traceparent) == 0 {
 		return
@@ -97,11 +99,11 @@ func (o *Observer) record(tracer trace.Tracer, parent trace.SpanContext, r *work
 	s := tracing.Span{
 		Name: strings.TrimPrefix(coppicev1.WorkerService_Exchange_FullMethodName, "/"), Kind: trace.SpanKindServer, Start: r.Arrived, End: r.Done,
 		Attributes: []attribute.KeyValue{
-			telemetry.AttrRows.Int(r.Rows), telemetry.AttrRequestID.String(string(r.RequestID)), telemetry.AttrWork.String(frame.WorkName(r.Work)),
+			telemetry.AttrRows.Int(r.Rows), telemetry.AttrRequestID.String(text(string(r.RequestID))), telemetry.AttrWork.String(frame.WorkName(r.Work)),
 		},
 	}
 	if r.Code != codes.OK {
-		s.Error = r.Message
+		s.Error = text(r.Message)
 	}
 	if r.Model != nil {
 		s.Attributes = append(s.Attributes, telemetry.AttrModel.String(r.Model.Name), telemetry.AttrModelVersion.String(r.Model.Version))
@@ -126,3 +128,6 @@ func (o *Observer) record(tracer trace.Tracer, parent trace.SpanContext, r *work
 	}
 	tracing.End(span, s)
 }
+
+// text is s as OTLP can carry it. One string that is not UTF-8 would cost the whole export its spans.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
