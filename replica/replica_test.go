@@ -336,7 +336,7 @@ func dial(t *testing.T, address string) *gateway {
 	t.Cleanup(func() {
 		cancel()
 		conn.Close()
-		for range g.replies { //nolint:revive // until it is closed
+		for range g.replies { // until it is closed
 		}
 	})
 	return g

@@ -50,7 +50,8 @@ func BenchmarkFrames(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			n := 0
-			for rest, ok := msg, true; ; n++ {
+			for rest := msg; ; n++ {
+				var ok bool
 				var err error
 				if _, rest, ok, err = NextRequest(rest); err != nil {
 					b.Fatal(err)

@@ -69,7 +69,8 @@ func FuzzRequest(f *testing.F) {
 		protoErr := proto.Unmarshal(msg, &want)
 		var got []Request
 		var err error
-		for rest, ok := msg, true; ; {
+		for rest := msg; ; {
+			var ok bool
 			var r Request
 			if r, rest, ok, err = NextRequest(rest); err != nil || !ok {
 				break
@@ -168,7 +169,8 @@ func FuzzReply(f *testing.F) {
 		protoErr := proto.Unmarshal(msg, &want)
 		var got []Reply
 		var err error
-		for rest, ok := msg, true; ; {
+		for rest := msg; ; {
+			var ok bool
 			var r Reply
 			if r, rest, ok, err = NextReply(rest); err != nil || !ok {
 				break

@@ -250,13 +250,13 @@ func TestJoinsAgain(t *testing.T) {
 			if d := cmp.Diff(joined, hello.GetHello(), protocmp.Transform()); d != "" {
 				t.Errorf("join %d (-want +got):\n%s", n, d)
 			}
-			switch {
-			case n == 12:
+			switch n {
+			case 12:
 				s.welcome(time.Second)
 				if _, err := s.next(); err != nil {
 					return err
 				}
-			case n == 14:
+			case 14:
 				s.stop()
 				return nil
 			}
@@ -334,8 +334,7 @@ func TestLeaseHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lost time.Time
 		_, took, err := run(t, spawned, &fakeReplica{}, func(_ context.Context, _ int, s *fakeStream) error {
-			switch {
-			case lost.IsZero() || time.Since(lost) > 4*time.Second:
+			if lost.IsZero() || time.Since(lost) > 4*time.Second {
 				s.welcome(5 * time.Second)
 				if time.Since(lost) < time.Hour {
 					s.stop()

@@ -244,7 +244,7 @@ func TestMetrics(t *testing.T) {
 // BenchmarkAnswered shows what a request that is not traced costs.
 func BenchmarkAnswered(b *testing.B) {
 	o := New(NewProducer(epoch))
-	tracer := trace.Tracer(sdktrace.NewTracerProvider().Tracer("bench"))
+	tracer := sdktrace.NewTracerProvider().Tracer("bench")
 	o.Trace(tracer)
 	for _, bench := range []struct{ name, parent string }{{"not traced", ""}, {"not sampled", notSampled}, {"traced", sampled}} {
 		b.Run(bench.name, func(b *testing.B) {
