@@ -93,9 +93,17 @@ type Gateway struct {
 	httpLis  net.Listener
 
 	stopping atomic.Bool
+	ends     context.Context // done when streams that ask for no predictions are to end
+	end      context.CancelFunc
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
+
+	healthMu sync.Mutex
+	healthy  bool // as the health service says
 }
+
+// flush is how long clients may take for their last answers when the gateway stops.
+const flush = 2 * time.Second
 
 // NewID makes an id for a gateway: the host's name and random digits.
 func NewID() string {
@@ -124,6 +132,7 @@ func New(cfg Config, set Settings) (*Gateway, error) {
 	}
 	cfg.Server = cfg.Server.WithDefaults()
 	g := &Gateway{cfg: cfg, set: set, health: health.NewServer()}
+	g.ends, g.end = context.WithCancel(context.Background())
 	g.pool = pool.New(pool.Config{Admit: cfg.Admit, MaxMessageBytes: cfg.Server.MaxMessageBytes}, pool.Settings{Logger: set.Logger})
 	g.server = server.New(cfg.Server, server.Settings{Pool: g.pool, Observer: set.Observer, RequestID: requestID})
 	return g, nil
@@ -168,12 +177,15 @@ func (g *Gateway) Start(ctx context.Context) (err error) {
 		grpc.StaticConnWindowSize(16<<20),
 		grpc.MaxConcurrentStreams(4096),
 		grpc.MaxHeaderListSize(64<<10),
+		grpc.StreamInterceptor(g.endingStream),
+		grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	g.server.Register(g.grpc)
 	healthpb.RegisterHealthServer(g.grpc, g.health)
 	reflection.Register(g.grpc)
-	g.setHealth()
+	g.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	g.health.SetServingStatus(coppicev1.PredictService_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_NOT_SERVING)
 	g.http = &http.Server{
 		Handler:           rest.New(g.server, g.Ready, g.cfg.Server.MaxMessageBytes),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -232,9 +244,17 @@ func (g *Gateway) Ready() (bool, string) {
 	return true, ""
 }
 
+// setHealth brings the health service up to date.
 func (g *Gateway) setHealth() {
+	g.healthMu.Lock()
+	defer g.healthMu.Unlock()
+	ready, _ := g.Ready()
+	if ready == g.healthy {
+		return
+	}
+	g.healthy = ready
 	state := healthpb.HealthCheckResponse_NOT_SERVING
-	if ok, _ := g.Ready(); ok {
+	if ready {
 		state = healthpb.HealthCheckResponse_SERVING
 	}
 	for _, service := range []string{"", coppicev1.PredictService_ServiceDesc.ServiceName} {
@@ -246,19 +266,34 @@ func (g *Gateway) setHealth() {
 func (g *Gateway) watchHealth(ctx context.Context) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	was := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		}
-		if is, _ := g.Ready(); is != was {
-			was = is
 			g.setHealth()
 		}
 	}
 }
+
+// endingStream ends streams that ask for no predictions when the gateway stops: a client may watch its health for
+// ever. PredictStream ends by itself.
+func (g *Gateway) endingStream(srv any, st grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if info.FullMethod == coppicev1.PredictService_PredictStream_FullMethodName {
+		return handler(srv, st)
+	}
+	ctx, cancel := context.WithCancel(st.Context())
+	defer cancel()
+	defer context.AfterFunc(g.ends, cancel)()
+	return handler(srv, endingStream{st, ctx})
+}
+
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s endingStream) Context() context.Context { return s.ctx }
 
 // Shutdown stops accepting, answers what was accepted, and closes everything, within ctx.
 func (g *Gateway) Shutdown(ctx context.Context) {
@@ -266,24 +301,31 @@ func (g *Gateway) Shutdown(ctx context.Context) {
 	if g.cancel == nil {
 		return // it was not started
 	}
+	g.health.Shutdown() // clients that watch the health go elsewhere
 	g.server.Refuse()
-	g.health.Shutdown() // clients that watch the health go elsewhere; it also ends their streams
+	var closing sync.WaitGroup
 	stopped := make(chan struct{})
+	closing.Go(g.grpc.GracefulStop)
+	closing.Go(func() { _ = g.http.Shutdown(ctx) }) // it is closed below
 	go func() {
-		g.grpc.GracefulStop()
+		closing.Wait()
 		close(stopped)
 	}()
-	_ = g.http.Shutdown(ctx)
 	g.pool.Shutdown(ctx)
+	g.end()
+	// What is still open are answers on their way, and clients that do not take theirs.
+	late := time.NewTimer(flush)
+	defer late.Stop()
 	select {
 	case <-stopped:
-	case <-time.After(200 * time.Millisecond):
-		// What is still open are streams without requests, and clients that do not take their answers.
-		g.grpc.Stop()
-		<-stopped
+	case <-late.C:
+	case <-ctx.Done():
 	}
+	g.grpc.Stop()
 	g.http.Close()
 	g.cancel()
+	<-stopped
+	g.server.Wait()
 	g.running.Wait()
 	g.balancer.Close()
 	g.set.Logger.Info("gateway stopped")

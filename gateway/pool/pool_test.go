@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/coppice-mesh/coppice/balancer/admit"
-	"github.com/coppice-mesh/coppice/gateway/internal/fakereplica"
+	"github.com/coppice-mesh/coppice/gateway/internal/fakes"
 	"github.com/coppice-mesh/coppice/gateway/pool"
 	"github.com/coppice-mesh/coppice/proto/frame"
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
@@ -41,13 +41,13 @@ func start(t testing.TB, cfg pool.Config) *pool.Pool {
 }
 
 // serve puts replicas in the pool and waits until they are connected.
-func serve(t testing.TB, p *pool.Pool, replicas ...*fakereplica.Replica) {
+func serve(t testing.TB, p *pool.Pool, replicas ...*fakes.Replica) {
 	t.Helper()
 	p.Update(endpoints(replicas...))
-	fakereplica.Eventually(t, "all replicas are ready", func() bool { return p.Ready() == len(replicas) })
+	fakes.Eventually(t, "all replicas are ready", func() bool { return p.Ready() == len(replicas) })
 }
 
-func endpoints(replicas ...*fakereplica.Replica) (list []*coppicev1.Endpoint) {
+func endpoints(replicas ...*fakes.Replica) (list []*coppicev1.Endpoint) {
 	for i, r := range replicas {
 		list = append(list, r.Endpoint(fmt.Sprintf("r%d", i)))
 	}
@@ -111,15 +111,15 @@ func (c *call) wantErr(t testing.TB, want error) {
 }
 
 // echo answers with the payload.
-func echo(j *fakereplica.Job) { j.Answer(append([]byte("re: "), j.Payload...)) }
+func echo(j *fakes.Job) { j.Answer(append([]byte("re: "), j.Payload...)) }
 
 // hold keeps jobs until the test takes them.
-func hold(n int) (func(*fakereplica.Job), chan *fakereplica.Job) {
-	jobs := make(chan *fakereplica.Job, n)
-	return func(j *fakereplica.Job) { jobs <- j }, jobs
+func hold(n int) (func(*fakes.Job), chan *fakes.Job) {
+	jobs := make(chan *fakes.Job, n)
+	return func(j *fakes.Job) { jobs <- j }, jobs
 }
 
-func take(t testing.TB, jobs chan *fakereplica.Job) *fakereplica.Job {
+func take(t testing.TB, jobs chan *fakes.Job) *fakes.Job {
 	t.Helper()
 	select {
 	case j := <-jobs:
@@ -131,9 +131,9 @@ func take(t testing.TB, jobs chan *fakereplica.Job) *fakereplica.Job {
 }
 
 func TestAnswer(t *testing.T) {
-	seen := make(chan *fakereplica.Job, 1)
+	seen := make(chan *fakes.Job, 1)
 	p := start(t, pool.Config{})
-	serve(t, p, fakereplica.Start(t, func(j *fakereplica.Job) { seen <- j; echo(j) }))
+	serve(t, p, fakes.StartReplica(t, func(j *fakes.Job) { seen <- j; echo(j) }))
 	c := newCall("hello", 5*time.Second)
 	c.RequestID, c.Traceparent, c.Tracestate = []byte("id"), []byte("parent"), []byte("state")
 	p.Do(&c.Call)
@@ -157,7 +157,7 @@ func TestAnswer(t *testing.T) {
 
 func TestRemoteError(t *testing.T) {
 	p := start(t, pool.Config{})
-	serve(t, p, fakereplica.Start(t, func(j *fakereplica.Job) { j.Refuse(codes.InvalidArgument, "no such column") }))
+	serve(t, p, fakes.StartReplica(t, func(j *fakes.Job) { j.Refuse(codes.InvalidArgument, "no such column") }))
 	c := do(t, p, "x", 5*time.Second)
 	var remote *pool.RemoteError
 	if !errors.As(c.Err, &remote) || remote.Code != codes.InvalidArgument || remote.Message != "no such column" {
@@ -168,7 +168,7 @@ func TestRemoteError(t *testing.T) {
 // TestNoContent: a reply with neither an answer nor an error is no answer.
 func TestNoContent(t *testing.T) {
 	p := start(t, pool.Config{})
-	serve(t, p, fakereplica.Start(t, func(j *fakereplica.Job) { j.Send(frame.Reply{}) }))
+	serve(t, p, fakes.StartReplica(t, func(j *fakes.Job) { j.Send(frame.Reply{}) }))
 	do(t, p, "x", 5*time.Second).wantErr(t, pool.ErrAnswer)
 }
 
@@ -176,11 +176,11 @@ func TestNoContent(t *testing.T) {
 func TestReplay(t *testing.T) {
 	handle, jobs := hold(10)
 	p := start(t, pool.Config{})
-	dies := fakereplica.Start(t, handle)
+	dies := fakes.StartReplica(t, handle)
 	serve(t, p, dies)
 	c := begin(p, "x", 10*time.Second)
 	take(t, jobs)
-	serve(t, p, dies, fakereplica.Start(t, echo))
+	serve(t, p, dies, fakes.StartReplica(t, echo))
 	dies.Stop()
 	c.wait(t)
 	c.wantReply(t, "re: x")
@@ -194,7 +194,7 @@ func TestReplay(t *testing.T) {
 func TestReplayAfterReconnect(t *testing.T) {
 	handle, jobs := hold(10)
 	p := start(t, pool.Config{})
-	r := fakereplica.Start(t, handle)
+	r := fakes.StartReplica(t, handle)
 	serve(t, p, r)
 	c := begin(p, "x", 10*time.Second)
 	take(t, jobs)
@@ -208,7 +208,7 @@ func TestReplayAfterReconnect(t *testing.T) {
 func TestPoison(t *testing.T) {
 	handle, jobs := hold(10)
 	p := start(t, pool.Config{})
-	rs := []*fakereplica.Replica{fakereplica.Start(t, handle), fakereplica.Start(t, handle), fakereplica.Start(t, handle)}
+	rs := []*fakes.Replica{fakes.StartReplica(t, handle), fakes.StartReplica(t, handle), fakes.StartReplica(t, handle)}
 	serve(t, p, rs...)
 	c := begin(p, "poison", 20*time.Second)
 	for range 2 {
@@ -234,12 +234,12 @@ func TestPoison(t *testing.T) {
 func TestPoisonAmongOthers(t *testing.T) {
 	for round := range 5 {
 		p := start(t, pool.Config{})
-		var rs []*fakereplica.Replica
+		var rs []*fakes.Replica
 		var killed atomic.Int32
 		var background sync.WaitGroup
 		for i := range 4 {
 			var dead atomic.Bool
-			rs = append(rs, fakereplica.Start(t, func(j *fakereplica.Job) {
+			rs = append(rs, fakes.StartReplica(t, func(j *fakes.Job) {
 				if string(j.Payload) == "poison" {
 					killed.Add(1)
 					dead.Store(true)
@@ -281,14 +281,14 @@ func TestPoisonAmongOthers(t *testing.T) {
 // TestRefused: a replica that is stopping has not looked at the request; that is no death.
 func TestRefused(t *testing.T) {
 	p := start(t, pool.Config{})
-	stopping := fakereplica.Start(t, func(j *fakereplica.Job) { j.Refuse(codes.Unavailable, "stopping") })
+	stopping := fakes.StartReplica(t, func(j *fakes.Job) { j.Refuse(codes.Unavailable, "stopping") })
 	serve(t, p, stopping)
 	c := begin(p, "x", 10*time.Second)
-	fakereplica.Eventually(t, "it was refused and waits", func() bool { _, n := p.Load(); return n == 1 })
+	fakes.Eventually(t, "it was refused and waits", func() bool { _, n := p.Load(); return n == 1 })
 	if stopping.Came() != 1 {
 		t.Errorf("a replica that refused was asked %d times", stopping.Came())
 	}
-	serve(t, p, stopping, fakereplica.Start(t, echo))
+	serve(t, p, stopping, fakes.StartReplica(t, echo))
 	c.wait(t)
 	c.wantReply(t, "re: x")
 	if a := c.Attempts(); len(a) != 2 || a[0].Why != "refused" || c.Deaths() != 0 || p.Replays() != 0 {
@@ -300,7 +300,7 @@ func TestRefused(t *testing.T) {
 func TestStreamEndsInOrder(t *testing.T) {
 	handle, jobs := hold(10)
 	p := start(t, pool.Config{})
-	rs := []*fakereplica.Replica{fakereplica.Start(t, handle), fakereplica.Start(t, handle), fakereplica.Start(t, handle)}
+	rs := []*fakes.Replica{fakes.StartReplica(t, handle), fakes.StartReplica(t, handle), fakes.StartReplica(t, handle)}
 	serve(t, p, rs...)
 	c := begin(p, "x", 20*time.Second)
 	for range 2 {
@@ -322,9 +322,9 @@ func TestStreamEndsInOrder(t *testing.T) {
 // TestAttemptsAreBounded: a pool that only refuses ends in an error.
 func TestAttemptsAreBounded(t *testing.T) {
 	p := start(t, pool.Config{})
-	var rs []*fakereplica.Replica
+	var rs []*fakes.Replica
 	for range 12 {
-		rs = append(rs, fakereplica.Start(t, func(j *fakereplica.Job) { j.Refuse(codes.Unavailable, "stopping") }))
+		rs = append(rs, fakes.StartReplica(t, func(j *fakes.Job) { j.Refuse(codes.Unavailable, "stopping") }))
 	}
 	serve(t, p, rs...)
 	c := do(t, p, "x", 20*time.Second)
@@ -340,7 +340,7 @@ func TestDrain(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			handle, jobs := hold(10)
 			p := start(t, pool.Config{})
-			drains, stays := fakereplica.Start(t, handle), fakereplica.Start(t, echo)
+			drains, stays := fakes.StartReplica(t, handle), fakes.StartReplica(t, echo)
 			serve(t, p, drains)
 			held := begin(p, "held", 20*time.Second)
 			j := take(t, jobs)
@@ -375,7 +375,7 @@ func TestDrain(t *testing.T) {
 					}
 				})
 			}
-			fakereplica.Eventually(t, "both replicas work", func() bool { return drains.Came() > 20 && stays.Came() > 20 })
+			fakes.Eventually(t, "both replicas work", func() bool { return drains.Came() > 20 && stays.Came() > 20 })
 			list := endpoints(drains, stays)
 			if how == "gone" {
 				list = list[1:]
@@ -390,9 +390,9 @@ func TestDrain(t *testing.T) {
 				t.Error("a request went to a replica that drains")
 			}
 			before := came.Load()
-			fakereplica.Eventually(t, "more calls came", func() bool { return came.Load() > before+200 })
+			fakes.Eventually(t, "more calls came", func() bool { return came.Load() > before+200 })
 			settled := drains.Came()
-			fakereplica.Eventually(t, "more calls came", func() bool { return came.Load() > before+400 })
+			fakes.Eventually(t, "more calls came", func() bool { return came.Load() > before+400 })
 			if n := drains.Came(); n != settled {
 				t.Errorf("%d requests went to a replica that drains", n-settled)
 			}
@@ -413,7 +413,7 @@ func TestDrain(t *testing.T) {
 // TestDrainIsInForce: each call that begins after Update has returned goes elsewhere.
 func TestDrainIsInForce(t *testing.T) {
 	p := start(t, pool.Config{})
-	a, b := fakereplica.Start(t, echo), fakereplica.Start(t, echo)
+	a, b := fakes.StartReplica(t, echo), fakes.StartReplica(t, echo)
 	serve(t, p, a, b)
 	for i := range 100 {
 		list := endpoints(a, b)
@@ -436,7 +436,7 @@ func TestDrainIsInForce(t *testing.T) {
 // TestSuspect: a suspect replica is used only when there is no other.
 func TestSuspect(t *testing.T) {
 	p := start(t, pool.Config{})
-	a, b := fakereplica.Start(t, echo), fakereplica.Start(t, echo)
+	a, b := fakes.StartReplica(t, echo), fakes.StartReplica(t, echo)
 	serve(t, p, a, b)
 	list := endpoints(a, b)
 	list[0].State = coppicev1.ReplicaState_REPLICA_STATE_SUSPECT
@@ -455,12 +455,12 @@ func TestSuspect(t *testing.T) {
 func TestWaits(t *testing.T) {
 	p := start(t, pool.Config{MaxWait: 300 * time.Millisecond})
 	early := begin(p, "x", 10*time.Second)
-	p.Update(endpoints(fakereplica.Start(t, echo)))
+	p.Update(endpoints(fakes.StartReplica(t, echo)))
 	early.wait(t)
 	early.wantReply(t, "re: x")
 
 	p.Update(nil)
-	fakereplica.Eventually(t, "the pool is empty", func() bool { return p.Ready() == 0 })
+	fakes.Eventually(t, "the pool is empty", func() bool { return p.Ready() == 0 })
 	late := do(t, p, "x", 10*time.Second)
 	late.wantErr(t, pool.ErrNoReplica)
 	if d := late.Ended.Sub(late.Arrived); d < 300*time.Millisecond {
@@ -480,7 +480,7 @@ func TestWaits(t *testing.T) {
 func TestDeadline(t *testing.T) {
 	handle, jobs := hold(10)
 	p := start(t, pool.Config{})
-	serve(t, p, fakereplica.Start(t, handle))
+	serve(t, p, fakes.StartReplica(t, handle))
 	c := begin(p, "x", 100*time.Millisecond)
 	j := take(t, jobs)
 	c.wait(t)
@@ -512,7 +512,7 @@ func waitClosed(t testing.TB, what string, ch <-chan struct{}) {
 func TestCancel(t *testing.T) {
 	handle, jobs := hold(10)
 	p := start(t, pool.Config{})
-	serve(t, p, fakereplica.Start(t, handle))
+	serve(t, p, fakes.StartReplica(t, handle))
 	c := begin(p, "x", 10*time.Second)
 	j := take(t, jobs)
 	p.Cancel(&c.Call)
@@ -528,7 +528,7 @@ func TestCancel(t *testing.T) {
 func TestFullGate(t *testing.T) {
 	handle, jobs := hold(10)
 	p := start(t, pool.Config{Admit: admit.Config{Requests: 2, Bytes: 100}})
-	serve(t, p, fakereplica.Start(t, handle))
+	serve(t, p, fakes.StartReplica(t, handle))
 	a, b := begin(p, "a", 10*time.Second), begin(p, "b", 10*time.Second)
 	do(t, p, "c", 10*time.Second).wantErr(t, admit.ErrFull)
 	ja, jb := take(t, jobs), take(t, jobs)
@@ -549,7 +549,7 @@ func TestFullGate(t *testing.T) {
 // TestLarge: payloads and answers over a chunk come whole, and small ones pass them.
 func TestLarge(t *testing.T) {
 	p := start(t, pool.Config{})
-	serve(t, p, fakereplica.Start(t, echo), fakereplica.Start(t, echo))
+	serve(t, p, fakes.StartReplica(t, echo), fakes.StartReplica(t, echo))
 	var calls []*call
 	for i := range 20 {
 		calls = append(calls, begin(p, strings.Repeat(string(rune('a'+i)), 1+i*100_000), 20*time.Second))
@@ -566,7 +566,7 @@ func TestLarge(t *testing.T) {
 func TestAnswerTooLarge(t *testing.T) {
 	handle, jobs := hold(10)
 	p := start(t, pool.Config{MaxMessageBytes: 200_000})
-	serve(t, p, fakereplica.Start(t, handle))
+	serve(t, p, fakes.StartReplica(t, handle))
 	large, other := begin(p, "large", 10*time.Second), begin(p, "other", 10*time.Second)
 	a, b := take(t, jobs), take(t, jobs)
 	if string(a.Payload) != "large" {
@@ -596,7 +596,7 @@ func TestAnswerTooLarge(t *testing.T) {
 func TestReplicaReadsNothing(t *testing.T) {
 	stop := make(chan struct{})
 	p := start(t, pool.Config{MaxMessageBytes: 1 << 20})
-	stuck := fakereplica.Start(t, func(*fakereplica.Job) { <-stop })
+	stuck := fakes.StartReplica(t, func(*fakes.Job) { <-stop })
 	t.Cleanup(func() { close(stop) })
 	serve(t, p, stuck)
 	payload := strings.Repeat("x", 60_000) // not in chunks
@@ -619,7 +619,7 @@ func TestReplicaReadsNothing(t *testing.T) {
 	}
 	refused.wantErr(t, admit.ErrFull)
 	// Another replica is not held up by it.
-	serve(t, p, stuck, fakereplica.Start(t, echo))
+	serve(t, p, stuck, fakes.StartReplica(t, echo))
 	for range 100 {
 		c := do(t, p, payload, 10*time.Second)
 		if c.Err != nil || len(c.Reply) != len(payload)+4 {
@@ -633,7 +633,7 @@ func TestShutdown(t *testing.T) {
 	t.Run("waits", func(t *testing.T) {
 		handle, jobs := hold(10)
 		p := start(t, pool.Config{})
-		serve(t, p, fakereplica.Start(t, handle))
+		serve(t, p, fakes.StartReplica(t, handle))
 		c := begin(p, "x", 10*time.Second)
 		j := take(t, jobs)
 		down := make(chan struct{})
@@ -653,13 +653,13 @@ func TestShutdown(t *testing.T) {
 		c.wait(t)
 		c.wantReply(t, "re: x")
 		do(t, p, "y", 10*time.Second).wantErr(t, pool.ErrStopped)
-		p.Update(endpoints(fakereplica.Start(t, echo)))
+		p.Update(endpoints(fakes.StartReplica(t, echo)))
 		do(t, p, "y", 10*time.Second).wantErr(t, pool.ErrStopped)
 	})
 	t.Run("not for ever", func(t *testing.T) {
 		handle, jobs := hold(10)
 		p := start(t, pool.Config{})
-		serve(t, p, fakereplica.Start(t, handle), fakereplica.Start(t, handle), fakereplica.Start(t, handle))
+		serve(t, p, fakes.StartReplica(t, handle), fakes.StartReplica(t, handle), fakes.StartReplica(t, handle))
 		var calls []*call
 		for range 5 {
 			calls = append(calls, begin(p, "x", 10*time.Second))
@@ -688,7 +688,7 @@ func TestShutdown(t *testing.T) {
 // TestBadAddress: a replica that cannot be reached is not in the way.
 func TestBadAddress(t *testing.T) {
 	p := start(t, pool.Config{})
-	good := fakereplica.Start(t, echo)
+	good := fakes.StartReplica(t, echo)
 	list := endpoints(good)
 	list = append(list,
 		&coppicev1.Endpoint{Replica: "r1", Incarnation: "x", Address: "127.0.0.1:1", State: coppicev1.ReplicaState_REPLICA_STATE_READY},
@@ -706,12 +706,12 @@ func TestBadAddress(t *testing.T) {
 func TestStorm(t *testing.T) {
 	const calls, callers = 20_000, 32
 	p := start(t, pool.Config{Admit: admit.Config{Requests: 4096}})
-	var rs []*fakereplica.Replica
+	var rs []*fakes.Replica
 	for i := range 4 {
 		random := rand.New(rand.NewPCG(uint64(i), 1))
-		var held []*fakereplica.Job
+		var held []*fakes.Job
 		var mu sync.Mutex // the streams before and after a break may overlap
-		rs = append(rs, fakereplica.Start(t, func(j *fakereplica.Job) {
+		rs = append(rs, fakes.StartReplica(t, func(j *fakes.Job) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch n := random.IntN(100); {

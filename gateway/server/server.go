@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -101,11 +103,15 @@ type Server struct {
 	served   atomic.Pointer[Served]
 	arrivals atomic.Uint64
 	refusing atomic.Bool
+
+	mu      sync.Mutex
+	streams map[*stream]struct{}
+	running sync.WaitGroup // what reads and writes the streams
 }
 
 // New makes a Server that serves no model yet.
 func New(cfg Config, set Settings) *Server {
-	s := &Server{cfg: cfg.WithDefaults(), set: set}
+	s := &Server{cfg: cfg.WithDefaults(), set: set, streams: map[*stream]struct{}{}}
 	s.served.Store(&Served{Models: route.New(nil)})
 	return s
 }
@@ -116,8 +122,19 @@ func (s *Server) Serve(v *Served) { s.served.Store(v) }
 // Served is what is served.
 func (s *Server) Served() *Served { return s.served.Load() }
 
-// Refuse makes the server answer new requests with UNAVAILABLE: the gateway is stopping.
-func (s *Server) Refuse() { s.refusing.Store(true) }
+// Refuse makes the server answer new requests with UNAVAILABLE, since the gateway is stopping, and end each
+// stream, with the same status, once all that was asked on it is answered.
+func (s *Server) Refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusing.Store(true)
+	for c := range s.streams {
+		c.finish(true)
+	}
+}
+
+// Wait returns when no goroutine of the server runs any more: after Refuse and the end of the gRPC server.
+func (s *Server) Wait() { s.running.Wait() }
 
 // Arrivals is the number of requests since the start.
 func (s *Server) Arrivals() uint64 { return s.arrivals.Load() }
@@ -128,19 +145,42 @@ func (s *Server) Config() Config { return s.cfg }
 // Begin starts a request, whose Payload is an encoded PredictRequest that must not change. timeout is what the
 // client will wait, 0 if it did not say. OnDone is called exactly once, perhaps before Begin returns.
 func (s *Server) Begin(r *Request, timeout time.Duration) {
-	s.arrivals.Add(1)
-	r.Done = func(*pool.Call) { s.ended(r) }
-	now := time.Now()
-	r.Arrived = now
-	err := s.prepare(r, now, timeout)
-	if s.set.Observer != nil {
-		s.set.Observer.Begun(r)
-	}
-	if err != nil {
+	now := s.arrive(r)
+	if err := s.prepare(r, now, timeout); err != nil {
+		s.begun(r)
 		r.Fail(err)
 		return
 	}
+	s.begun(r)
 	s.set.Pool.Do(&r.Call)
+}
+
+// Reject ends a request that could not be made into a PredictRequest. It is counted and traced as others are.
+func (s *Server) Reject(r *Request, err error) {
+	s.arrive(r)
+	s.identify(r)
+	s.begun(r)
+	r.Fail(err)
+}
+
+func (s *Server) arrive(r *Request) time.Time {
+	s.arrivals.Add(1)
+	r.Done = func(*pool.Call) { s.ended(r) }
+	r.Arrived = time.Now()
+	return r.Arrived
+}
+
+// identify gives the request an id if its client gave none that can be taken.
+func (s *Server) identify(r *Request) {
+	if r.RequestID = r.Envelope.RequestID; len(r.RequestID) == 0 {
+		r.RequestID = []byte(s.set.RequestID())
+	}
+}
+
+func (s *Server) begun(r *Request) {
+	if s.set.Observer != nil {
+		s.set.Observer.Begun(r)
+	}
 }
 
 func (s *Server) ended(r *Request) {
@@ -155,6 +195,7 @@ const maxCost = 1 << 48
 
 func (s *Server) prepare(r *Request, now time.Time, timeout time.Duration) error {
 	if len(r.Payload) > s.cfg.MaxMessageBytes {
+		s.identify(r)
 		return fmt.Errorf("%w: the request has %d bytes, at most %d are taken (--max-message-bytes)", frame.ErrTooLarge, len(r.Payload), s.cfg.MaxMessageBytes)
 	}
 	if timeout <= 0 {
@@ -162,9 +203,7 @@ func (s *Server) prepare(r *Request, now time.Time, timeout time.Duration) error
 	}
 	r.Deadline = now.Add(min(timeout, s.cfg.MaxTimeout))
 	err := r.Envelope.Read(r.Payload)
-	if r.RequestID = r.Envelope.RequestID; len(r.RequestID) == 0 {
-		r.RequestID = []byte(s.set.RequestID())
-	}
+	s.identify(r)
 	if err != nil {
 		return err
 	}
@@ -260,7 +299,11 @@ func (s *Server) predict(ctx context.Context, payload []byte) (*frame.Message, e
 
 // headers tell a client how to find its request in logs and traces.
 func (r *Request) headers() metadata.MD {
-	md := metadata.MD{"coppice-request-id": {string(r.RequestID)}}
+	md := metadata.MD{}
+	// "ASCII-Value should not have leading or trailing whitespace", and is printable - gRPC over HTTP/2.
+	if id := string(r.RequestID); id == strings.TrimSpace(id) && !strings.ContainsFunc(id, func(c rune) bool { return c < ' ' || c > '~' }) {
+		md["coppice-request-id"] = []string{id}
+	}
 	if r.Trace.ID != "" {
 		md["coppice-trace-id"] = []string{r.Trace.ID}
 	}

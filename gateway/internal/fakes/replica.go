@@ -1,6 +1,6 @@
-// Package fakereplica is a replica for the gateway's tests: it serves WorkerService on a socket of its own and
-// does with each request what a test says.
-package fakereplica
+// Package fakes has what the gateway's tests put around a gateway: replicas and a balancer, on sockets of their
+// own, that do what a test says.
+package fakes
 
 import (
 	"context"
@@ -65,15 +65,11 @@ type stream struct {
 	jobs map[uint64]*Job
 }
 
-// Start makes a Replica that calls handle for each request, from the goroutine that reads the stream. It ends with
+// StartReplica makes a Replica that calls handle for each request, from the goroutine that reads the stream. It ends with
 // the test.
-func Start(t testing.TB, handle func(*Job)) *Replica {
+func StartReplica(t testing.TB, handle func(*Job)) *Replica {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &Replica{handle: handle, lis: &listener{Listener: lis, conns: map[net.Conn]struct{}{}}, streams: map[*stream]struct{}{}}
+	r := &Replica{handle: handle, lis: listen(t), streams: map[*stream]struct{}{}}
 	r.srv = grpc.NewServer(grpc.ForceServerCodecV2(frame.Codec()), grpc.WaitForHandlers(true))
 	desc := coppicev1.WorkerService_ServiceDesc
 	desc.HandlerType = (*any)(nil)
@@ -214,6 +210,15 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+func listen(t testing.TB) *listener {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &listener{Listener: lis, conns: map[net.Conn]struct{}{}}
 }
 
 // listener knows its connections.
