@@ -16,6 +16,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
 	"github.com/coppice-mesh/coppice/replica"
+	"github.com/coppice-mesh/coppice/replica/forest/format/coppice"
 	"github.com/coppice-mesh/coppice/replica/forest/store"
 	"github.com/coppice-mesh/coppice/replica/observe"
 	"github.com/coppice-mesh/coppice/replica/plugin"
@@ -201,9 +202,13 @@ type storeOpener struct{ store *store.Store }
 
 func (o storeOpener) OpenModel(ctx context.Context, sha256 string, fetch func(context.Context, func([]byte) error) error) (replica.Model, error) {
 	m, err := o.store.Open(sha256)
-	if !errors.Is(err, store.ErrNotFound) {
-		return opened(m, err)
+	if err == nil {
+		return m, nil
 	}
+	if !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrHash) && !errors.Is(err, coppice.ErrFormat) {
+		return nil, err
+	}
+	// It is not here, or what is here is damaged: the balancer has it.
 	pr, pw := io.Pipe()
 	done := make(chan struct{})
 	go func() {
