@@ -105,6 +105,9 @@ type Gateway struct {
 // flush is how long clients may take for their last answers when the gateway stops.
 const flush = 2 * time.Second
 
+// farewell is how long those that watch the health have to hear that it ended.
+const farewell = 50 * time.Millisecond
+
 // NewID makes an id for a gateway: the host's name and random digits.
 func NewID() string {
 	host, err := os.Hostname()
@@ -312,7 +315,8 @@ func (g *Gateway) Shutdown(ctx context.Context) {
 		close(stopped)
 	}()
 	g.pool.Shutdown(ctx)
-	g.end()
+	ending := time.AfterFunc(farewell, g.end)
+	defer ending.Stop()
 	// What is still open are answers on their way, and clients that do not take theirs.
 	late := time.NewTimer(flush)
 	defer late.Stop()
@@ -324,6 +328,7 @@ func (g *Gateway) Shutdown(ctx context.Context) {
 	g.grpc.Stop()
 	g.http.Close()
 	g.cancel()
+	g.end()
 	<-stopped
 	g.server.Wait()
 	g.running.Wait()
