@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coppice-mesh/coppice/proto/frame"
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
@@ -293,8 +294,9 @@ func (s *Server) accept(c *stream, r *frame.Request, now time.Time) {
 	if r.Timeout > 0 {
 		j.deadline = now.Add(r.Timeout)
 	}
-	if s.refusing.Load() {
-		s.refuse(c, j, codes.Unavailable, "the replica is stopping")
+	if len(r.RequestID) > frame.MaxIDBytes || !utf8.Valid(r.RequestID) {
+		j.requestID, j.rec.RequestID = nil, nil
+		s.refuse(c, j, codes.InvalidArgument, fmt.Sprintf("the request id has %d bytes, at most %d of UTF-8 are taken", len(r.RequestID), frame.MaxIDBytes))
 		return
 	}
 	if err := j.req.Read(r.Payload); err != nil {
@@ -321,7 +323,12 @@ func (s *Server) accept(c *stream, r *frame.Request, now time.Time) {
 		s.refuse(c, &job{stream: c, id: r.ID, rec: j.rec}, codes.InvalidArgument, fmt.Sprintf("id %d is in use on this stream", r.ID))
 		return
 	}
+	// In this order: either Stop sees the request and waits for it, or the request sees that it is too late.
 	s.inFlight.Add(1)
+	if s.refusing.Load() {
+		s.finish(j, codes.Unavailable, "the replica is stopping", nil)
+		return
+	}
 	if !s.queue.put(j) {
 		s.finish(j, codes.ResourceExhausted, fmt.Sprintf("the replica's queue is full: %d requests wait", s.cfg.MaxQueued), nil)
 	}
@@ -357,7 +364,7 @@ func (j *job) check(maxBytes int) (codes.Code, string) {
 
 // refuse answers a request that was not accepted.
 func (s *Server) refuse(c *stream, j *job, code codes.Code, msg string) {
-	s.reply(c, j, code, msg, nil)
+	s.reply(c, j, code, msg, nil, s.inFlight.Load())
 }
 
 // finish answers an accepted request.
@@ -365,18 +372,19 @@ func (s *Server) finish(j *job, code codes.Code, msg string, payload []byte) {
 	j.stream.mu.Lock()
 	delete(j.stream.jobs, j.id)
 	j.stream.mu.Unlock()
-	s.inFlight.Add(-1)
-	s.reply(j.stream, j, code, msg, payload)
+	s.reply(j.stream, j, code, msg, payload, s.inFlight.Load()-1)
+	s.inFlight.Add(-1) // only now: Stop ends the streams when it sees that nothing is in flight
 }
 
-func (s *Server) reply(c *stream, j *job, code codes.Code, msg string, payload []byte) {
+// reply sends an answer. others is the number of requests that are in flight besides.
+func (s *Server) reply(c *stream, j *job, code codes.Code, msg string, payload []byte, others int64) {
 	s.answered.Add(1)
 	if j.rec.Done.IsZero() {
 		j.rec.Done = time.Now()
 	}
 	r := frame.Reply{ID: j.id, Code: code, Message: msg, Payload: payload}
 	r.Load = frame.Load{
-		InFlight: uint32(max(s.inFlight.Load(), 0)),
+		InFlight: uint32(max(others, 0)),
 		Queued:   uint32(s.queue.len()),
 		Service:  j.rec.service(),
 	}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -489,5 +491,47 @@ func TestStop(t *testing.T) {
 	<-stopped
 	if _, ok := <-r.replies; ok {
 		t.Error("the stream goes on")
+	}
+}
+
+// TestStopMeetsTheLastAnswer stops workers just when they answer. What was accepted before is answered before the
+// stream ends, and what comes too late is refused, or never read.
+func TestStopMeetsTheLastAnswer(t *testing.T) {
+	payload, err := proto.Marshal(&coppicev1.ExchangeRequest{Frames: []*coppicev1.WorkFrame{
+		request(t, 1, "a", &coppicev1.PredictRequest{Instances: instances([]float64{1})}),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table Table
+	table.Set([]*Model{NewModel("a", "a", "a", &sums{features: 1, trees: 1})})
+	answered := 0
+	for i := range 1000 {
+		var ok atomic.Bool
+		s := New(Config{}, Settings{Models: &table, Observer: observerFunc(func(r *Record) { ok.Store(r.Code == codes.OK) })})
+		s.Start()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		p := &pipe{ctx: ctx, server: s, in: [][]byte{payload}, endless: true}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = s.exchange(p)
+		}()
+		for began := time.Now(); time.Since(began) < time.Duration(i%50)*time.Microsecond; {
+			runtime.Gosched()
+		}
+		s.Stop(ctx)
+		<-ended
+		cancel()
+		s.Wait()
+		if ok.Load() {
+			answered++
+			if p.replies == 0 {
+				t.Fatalf("worker %d ended without the answer to what it had accepted", i)
+			}
+		}
+	}
+	if answered == 0 {
+		t.Error("no worker was stopped as late as its answer")
 	}
 }
