@@ -51,7 +51,7 @@ func New(p *latency.Producer, tracer trace.Tracer, rule *tracing.Rule, logger *s
 	for c := range o.latencies {
 		for w := range o.latencies[c] {
 			o.latencies[c][w] = p.Histogram(
-				telemetry.AttrRPCCode.String(codeName(codes.Code(c))), telemetry.AttrWork.String(frame.WorkName(coppicev1.Work(w))))
+				telemetry.AttrRPCCode.String(server.CodeName(codes.Code(c))), telemetry.AttrWork.String(frame.WorkName(coppicev1.Work(w))))
 		}
 	}
 	return o
@@ -164,7 +164,7 @@ func (o *Observer) record(r *server.Request, t *traced, code codes.Code) {
 	}
 	t.span.SetAttributes(
 		telemetry.AttrRPCMethod.String(method(r)),
-		telemetry.AttrRPCCode.String(codeName(code)),
+		telemetry.AttrRPCCode.String(server.CodeName(code)),
 		telemetry.AttrModel.String(string(r.Envelope.Model)),
 		telemetry.AttrModelVersion.String(r.Version),
 		telemetry.AttrRows.Int(r.Envelope.Rows),
@@ -214,20 +214,6 @@ func (o *Observer) log(r *server.Request, t *traced, code codes.Code) {
 			break
 		}
 	}
-	o.logger.Log(ctx, level, "request failed", "code", codeName(code), "error", server.Message(r.Err),
+	o.logger.Log(ctx, level, "request failed", "code", server.CodeName(code), "error", server.Message(r.Err),
 		"request_id", string(r.RequestID), "model", string(r.Envelope.Model), "attempts", len(r.Attempts()))
-}
-
-// codeName is a code as gRPC spells it, such as INVALID_ARGUMENT.
-func codeName(c codes.Code) string {
-	if int(c) < len(codeNames) {
-		return codeNames[c]
-	}
-	return "UNKNOWN"
-}
-
-var codeNames = [...]string{
-	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
-	"RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE",
-	"DATA_LOSS", "UNAUTHENTICATED",
 }

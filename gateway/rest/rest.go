@@ -8,11 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"mime"
 	"net/http"
-	"strconv"
 	"strings"
 
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
@@ -25,7 +22,10 @@ import (
 
 // Backend answers requests; *server.Server is one.
 type Backend interface {
+	// Do runs a request to its end.
 	Do(ctx context.Context, r *server.Request)
+	// Reject ends a request that is none, with an error.
+	Reject(r *server.Request, err error)
 }
 
 // Handler serves the HTTP port.
@@ -76,37 +76,14 @@ func (h *Handler) predict(w http.ResponseWriter, r *http.Request) {
 		fail(w, codes.Unimplemented, http.StatusMethodNotAllowed, r.Method+" /predict is not there, POST is")
 		return
 	}
-	if ct := r.Header.Get("Content-Type"); ct != "" {
-		if t, _, err := mime.ParseMediaType(ct); err != nil || (t != "application/json" && t != "application/x-www-form-urlencoded") {
-			fail(w, codes.InvalidArgument, http.StatusUnsupportedMediaType, fmt.Sprintf("Content-Type is %.100q, application/json is needed", ct))
-			return
-		}
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBytes))
-	if err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
-			fail(w, codes.InvalidArgument, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes (--max-message-bytes)", h.maxBytes))
-			return
-		}
-		fail(w, codes.InvalidArgument, http.StatusBadRequest, "the body could not be read")
-		return
-	}
-	req, err := parse(body)
-	if err != nil {
-		fail(w, codes.InvalidArgument, http.StatusBadRequest, err.Error())
-		return
-	}
-	req.RequestId = r.Header.Get("X-Request-Id")
-	payload, err := proto.Marshal(req)
-	if err != nil {
-		fail(w, codes.InvalidArgument, http.StatusBadRequest, err.Error())
-		return
-	}
-	call := &server.Request{Protocol: "POST /predict"}
-	call.Payload = payload
+	call := &server.Request{Protocol: "POST /predict", OnDone: func(*server.Request) {}}
 	call.Trace.Parent, call.Trace.State = r.Header.Get("Traceparent"), r.Header.Get("Tracestate")
-	h.backend.Do(r.Context(), call)
+	status, err := 0, error(nil)
+	if call.Payload, status, err = h.payload(w, r); err != nil {
+		h.backend.Reject(call, err)
+	} else {
+		h.backend.Do(r.Context(), call)
+	}
 	w.Header().Set("X-Request-Id", string(call.RequestID))
 	if call.Trace.ID != "" {
 		w.Header().Set("X-Trace-Id", call.Trace.ID)
@@ -116,7 +93,10 @@ func (h *Handler) predict(w http.ResponseWriter, r *http.Request) {
 		if code == codes.ResourceExhausted {
 			w.Header().Set("Retry-After", "1")
 		}
-		fail(w, code, server.HTTPStatus(code), server.Message(call.Err))
+		if status == 0 {
+			status = server.HTTPStatus(code)
+		}
+		fail(w, code, status, server.Message(call.Err))
 		return
 	}
 	var res coppicev1.PredictResponse
@@ -125,6 +105,32 @@ func (h *Handler) predict(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	write(w, http.StatusOK, render(&res, call.Model.GetClassKind()))
+}
+
+// payload makes an encoded PredictRequest of a request. With an error comes its HTTP status.
+func (h *Handler) payload(w http.ResponseWriter, r *http.Request) (payload []byte, status int, err error) {
+	if ct := r.Header.Get("Content-Type"); ct != "" {
+		// curl's -d says that it sends a form.
+		if t, _, err := mime.ParseMediaType(ct); err != nil || (t != "application/json" && t != "application/x-www-form-urlencoded") {
+			return nil, http.StatusUnsupportedMediaType, fmt.Errorf("%w: Content-Type is %.100q, application/json is needed", frame.ErrRequest, ct)
+		}
+	}
+	var body bytes.Buffer
+	if r.ContentLength > 0 { // a length that was only said costs little
+		body.Grow(int(min(r.ContentLength, 1<<20)) + bytes.MinRead)
+	}
+	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, h.maxBytes)); err != nil {
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("%w: the body has more than %d bytes (--max-message-bytes)", frame.ErrTooLarge, h.maxBytes)
+		}
+		return nil, http.StatusBadRequest, fmt.Errorf("%w: the body could not be read", frame.ErrRequest)
+	}
+	payload, err = parse(body.Bytes(), r.Header.Get("X-Request-Id"), int(h.maxBytes))
+	if err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	return payload, 0, nil
 }
 
 // render makes the answer's body. Labels that spell numbers or booleans are given as such, as the model's
@@ -148,12 +154,16 @@ func render(res *coppicev1.PredictResponse, kind string) *answer {
 func label(s, kind string) any {
 	switch kind {
 	case "int", "float":
-		var n json.Number
-		if json.Unmarshal([]byte(s), &n) == nil {
-			return n
+		if b := []byte(s); json.Valid(b) && (b[0] == '-' || (b[0] >= '0' && b[0] <= '9')) {
+			return json.Number(strings.TrimSpace(s))
 		}
 	case "bool":
-		return strings.EqualFold(s, "true")
+		switch {
+		case strings.EqualFold(s, "true"):
+			return true
+		case strings.EqualFold(s, "false"):
+			return false
+		}
 	}
 	return s
 }
@@ -165,19 +175,7 @@ type problem struct {
 }
 
 func fail(w http.ResponseWriter, code codes.Code, status int, msg string) {
-	write(w, status, problem{Error: msg, Code: strings.ToUpper(snake(code.String()))})
-}
-
-// snake turns a code's name, such as InvalidArgument, into words with underscores.
-func snake(s string) string {
-	var b strings.Builder
-	for i, r := range s {
-		if i > 0 && r >= 'A' && r <= 'Z' {
-			b.WriteByte('_')
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
+	write(w, status, problem{Error: msg, Code: server.CodeName(code)})
 }
 
 func write(w http.ResponseWriter, status int, v any) {
@@ -189,105 +187,4 @@ func write(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_, _ = w.Write(append(b, '\n')) // fails when the client is gone
-}
-
-// body is the tutorial's request.
-type body struct {
-	Features json.RawMessage `json:"features"`
-	Work     string          `json:"work"`
-	Model    string          `json:"model"`
-	Version  string          `json:"version"`
-}
-
-// ErrBody is wrapped by errors about a request's JSON.
-var ErrBody = errors.New("invalid request")
-
-// parse reads {"features": [...] or [[...], ...], "work": "light"}, with an optional model and version. null
-// among the features is a missing value.
-func parse(b []byte) (*coppicev1.PredictRequest, error) {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	var in body
-	if err := dec.Decode(&in); err != nil {
-		return nil, fmt.Errorf("%w: %w; expected {\"features\": [...] or [[...], ...], \"work\": \"light\"}", ErrBody, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: something follows the JSON object", ErrBody)
-	}
-	req := &coppicev1.PredictRequest{Model: in.Model, Version: in.Version}
-	switch in.Work {
-	case "":
-	case "light":
-		req.Work = coppicev1.Work_WORK_LIGHT
-	case "medium":
-		req.Work = coppicev1.Work_WORK_MEDIUM
-	case "heavy":
-		req.Work = coppicev1.Work_WORK_HEAVY
-	default:
-		return nil, fmt.Errorf("%w: work is %.100q, it can be light, medium or heavy", ErrBody, in.Work)
-	}
-	if len(in.Model) > frame.MaxNameBytes {
-		return nil, fmt.Errorf("%w: model has %d bytes, at most %d are taken", ErrBody, len(in.Model), frame.MaxNameBytes)
-	}
-	if len(in.Features) == 0 {
-		return nil, fmt.Errorf("%w: features are missing", ErrBody)
-	}
-	rows, err := matrix(in.Features)
-	if err != nil {
-		return nil, err
-	}
-	for _, row := range rows {
-		req.Instances = append(req.Instances, &coppicev1.Instance{Values: row})
-	}
-	return req, nil
-}
-
-// matrix reads one row or a list of rows.
-func matrix(raw json.RawMessage) ([][]float64, error) {
-	var cells []json.RawMessage
-	if err := json.Unmarshal(raw, &cells); err != nil {
-		return nil, fmt.Errorf("%w: features are no list", ErrBody)
-	}
-	if len(cells) == 0 {
-		return nil, fmt.Errorf("%w: features are empty, at least one row is needed", ErrBody)
-	}
-	if cells[0][0] != '[' {
-		row, err := values(cells, 0)
-		return [][]float64{row}, err
-	}
-	rows := make([][]float64, len(cells))
-	for i, c := range cells {
-		var inner []json.RawMessage
-		if c[0] != '[' || json.Unmarshal(c, &inner) != nil {
-			return nil, fmt.Errorf("%w: features: row %d is no list of numbers, row 0 is one", ErrBody, i)
-		}
-		row, err := values(inner, i)
-		if err != nil {
-			return nil, err
-		}
-		if len(row) != len(rows[0]) && i > 0 {
-			return nil, fmt.Errorf("%w: features: row %d has %d values, row 0 has %d", ErrBody, i, len(row), len(rows[0]))
-		}
-		if len(row) == 0 {
-			return nil, fmt.Errorf("%w: features: row %d is empty", ErrBody, i)
-		}
-		rows[i] = row
-	}
-	return rows, nil
-}
-
-func values(cells []json.RawMessage, row int) ([]float64, error) {
-	out := make([]float64, len(cells))
-	for j, c := range cells {
-		if string(c) == "null" {
-			out[j] = math.NaN()
-			continue
-		}
-		v, err := strconv.ParseFloat(string(c), 64)
-		if err != nil || (c[0] != '-' && (c[0] < '0' || c[0] > '9')) {
-			return nil, fmt.Errorf("%w: features: row %d, value %d is %.40s, which is no number in the range of float64", ErrBody, row, j, c)
-		}
-		out[j] = v
-	}
-	return out, nil
 }

@@ -265,6 +265,11 @@ func TestCodes(t *testing.T) {
 			}
 		}
 	}
+	for c, want := range map[codes.Code]string{codes.OK: "OK", codes.Canceled: "CANCELLED", codes.Unauthenticated: "UNAUTHENTICATED", 17: "UNKNOWN"} {
+		if got := server.CodeName(c); got != want {
+			t.Errorf("%d is called %s", c, got)
+		}
+	}
 	if m := server.Message(fmt.Errorf("%w", &pool.RemoteError{Code: codes.DataLoss, Message: "m"})); m != "m" {
 		t.Errorf("message %q", m)
 	}
