@@ -22,8 +22,12 @@ import (
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
 )
 
-// maxMessage bounds an answer.
-const maxMessage = 1 << 30
+const (
+	// maxMessage bounds an answer.
+	maxMessage = 1 << 30
+	// maxUnsent is the number of bytes of a Stream's requests that may wait for a gateway that does not read them.
+	maxUnsent = 64 << 20
+)
 
 // ErrClosed is returned for requests to a stream that was closed.
 var ErrClosed = errors.New("client: stream is closed")
@@ -106,7 +110,8 @@ func (s *Stream) Close() {
 	s.ended.Wait()
 }
 
-// Do asks for predictions. Its deadline and cancellation are ctx's. Its error is a gRPC status, or ErrClosed.
+// Do asks for predictions. Its deadline and cancellation are ctx's. Its error is a gRPC status, or ErrClosed:
+// RESOURCE_EXHAUSTED also if the gateway does not read what it is sent.
 func (s *Stream) Do(ctx context.Context, req *coppicev1.PredictRequest) (*coppicev1.PredictResponse, error) {
 	payload, err := proto.Marshal(req)
 	if err != nil {
@@ -130,6 +135,9 @@ func (s *Stream) DoRaw(ctx context.Context, payload []byte) ([]byte, error) {
 		if r.Timeout = time.Until(deadline); r.Timeout <= 0 {
 			return nil, status.FromContextError(context.DeadlineExceeded).Err()
 		}
+	}
+	if n := s.out.Waiting(); n > maxUnsent {
+		return nil, status.Errorf(codes.ResourceExhausted, "%d bytes of requests wait for the gateway to read them", n)
 	}
 	ch := make(chan reply, 1)
 	s.mu.Lock()

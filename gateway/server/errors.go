@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 
@@ -52,13 +53,13 @@ func Code(err error) codes.Code {
 	return codes.Internal
 }
 
-// Message is what an error says to a client.
+// Message is what an error says to a client. It is valid UTF-8, whatever of a request it repeats.
 func Message(err error) string {
 	var remote *pool.RemoteError
 	if errors.As(err, &remote) {
-		return remote.Message
+		return strings.ToValidUTF8(remote.Message, "\uFFFD")
 	}
-	return err.Error()
+	return strings.ToValidUTF8(err.Error(), "\uFFFD")
 }
 
 // HTTPStatus is the HTTP status of a gRPC code.

@@ -270,7 +270,7 @@ func TestCodes(t *testing.T) {
 			t.Errorf("%d is called %s", c, got)
 		}
 	}
-	if m := server.Message(fmt.Errorf("%w", &pool.RemoteError{Code: codes.DataLoss, Message: "m"})); m != "m" {
+	if m := server.Message(fmt.Errorf("%w", &pool.RemoteError{Code: codes.DataLoss, Message: "m\xff"})); m != "m\uFFFD" {
 		t.Errorf("message %q", m)
 	}
 }
