@@ -87,14 +87,7 @@ func (o *Observer) Begun(r *server.Request) {
 	if o.tracer == nil {
 		return
 	}
-	parent, ok := tracing.Parent(r.Trace.Parent, r.Trace.State)
-	if ok {
-		r.Trace.ID = parent.TraceID().String()
-	}
-	sampled := parent.IsSampled()
-	if !ok {
-		sampled = o.rule.Sample()
-	}
+	parent, sampled := o.rule.Decide(r.Trace.Parent, r.Trace.State)
 	if !sampled {
 		return
 	}
