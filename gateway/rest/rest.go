@@ -78,8 +78,9 @@ func (h *Handler) predict(w http.ResponseWriter, r *http.Request) {
 	}
 	call := &server.Request{Protocol: "POST /predict", OnDone: func(*server.Request) {}}
 	call.Trace.Parent, call.Trace.State = r.Header.Get("Traceparent"), r.Header.Get("Tracestate")
-	status, err := 0, error(nil)
-	if call.Payload, status, err = h.payload(w, r); err != nil {
+	payload, status, err := h.payload(w, r)
+	call.Payload = payload
+	if err != nil {
 		h.backend.Reject(call, err)
 	} else {
 		h.backend.Do(r.Context(), call)
