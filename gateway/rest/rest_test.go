@@ -322,11 +322,11 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%v: Retry-After is %q", tt.err, retry)
 		}
 	}
-	if res, got := ask(t, &backend{raw: []byte{0xff}}, `{"features":[1]}`); res.StatusCode != 500 {
+	if res, got := ask(t, &backend{raw: []byte{0xff}}, `{"features":[1]}`); res.StatusCode != http.StatusInternalServerError {
 		t.Errorf("a broken answer: %d %s", res.StatusCode, got)
 	}
 	inf := &coppicev1.PredictResponse{Predictions: []*coppicev1.Prediction{value(math.Inf(1))}}
-	if res, got := ask(t, &backend{res: inf}, `{"features":[1]}`); res.StatusCode != 500 || !strings.Contains(got, "JSON") {
+	if res, got := ask(t, &backend{res: inf}, `{"features":[1]}`); res.StatusCode != http.StatusInternalServerError || !strings.Contains(got, "JSON") {
 		t.Errorf("an infinite answer: %d %s", res.StatusCode, got)
 	}
 }
