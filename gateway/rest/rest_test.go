@@ -355,7 +355,7 @@ func TestRoutes(t *testing.T) {
 		}
 	}
 	w := httptest.NewRecorder()
-	New(&backend{}, func() (bool, string) { return false, "no replica is ready" }, 1).ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
+	New(&backend{}, func() (bool, string) { return false, "no replica is ready" }, 1).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 	if w.Code != 503 || !strings.Contains(w.Body.String(), "no replica is ready") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
@@ -365,12 +365,12 @@ func TestRoutes(t *testing.T) {
 func TestBrokenBody(t *testing.T) {
 	b := &backend{}
 	r := httptest.NewRequest(http.MethodPost, "/predict", io.MultiReader(strings.NewReader(`{"features":`), iotestErr{}))
-	if res, got := serve(t, b, r); res.StatusCode != 400 || b.rejected == nil {
+	if res, got := serve(t, b, r); res.StatusCode != http.StatusBadRequest || b.rejected == nil {
 		t.Errorf("%d %s", res.StatusCode, got)
 	}
 	r = httptest.NewRequest(http.MethodPost, "/predict", strings.NewReader(`{"features":[1]}`))
 	r.ContentLength = math.MaxInt64 // a length that is not true is not allocated
-	if res, got := serve(t, &backend{res: &coppicev1.PredictResponse{}}, r); res.StatusCode != 200 {
+	if res, got := serve(t, &backend{res: &coppicev1.PredictResponse{}}, r); res.StatusCode != http.StatusOK {
 		t.Errorf("%d %s", res.StatusCode, got)
 	}
 }
