@@ -102,7 +102,7 @@ func TestFlags(t *testing.T) {
 		if len(cmd) < 2 || cmd[0] != name {
 			t.Fatalf("%s runs %q", name, cmd)
 		}
-		help, _, code := mesh.Run(t, 20*time.Second, name, "--help")
+		help, _, code := mesh.Run(t, 2*time.Minute, name, "--help")
 		if code != 0 {
 			t.Fatalf("coppice %s --help ended with %d", name, code)
 		}
