@@ -1,11 +1,11 @@
-// Package forest runs random forests in a Go program: it reads a model file, such as one that scikit-learn
-// saved with joblib, and predicts with the same bits as the library that trained it.
+// Package forest runs tree ensembles in a Go program: it reads a model file that scikit-learn, XGBoost or LightGBM
+// saved, and predicts with the same bits as the library that trained it.
 //
 //	m, err := forest.Open("rf.joblib")
 //	if err != nil {
 //		return err
 //	}
-//	scores := make([]float64, m.NumOutputs())
+//	scores := make([]float64, m.NumScores())
 //	if err := m.Predict(scores, row); err != nil { // row is []float32, m.NumFeatures() values
 //		return err
 //	}
@@ -14,11 +14,21 @@
 // Nothing in a model file is ever executed. A Model is immutable: any number of goroutines may use it at once,
 // and Predict allocates nothing.
 //
+// # What a model answers
+//
+// Margins are what the trees add up to. Scores are what a link function makes of them: a classifier's probabilities,
+// one a class; a regressor's values, one a target. Leaves are where the row ends in each tree. Output gives each of
+// these in the type and shape in which the library itself gives it.
+//
+// Rows are float32 or float64. A model compares in one of the two, as its library does (Input), and converts rows of
+// the other.
+//
 // The module imports neither gRPC nor OpenTelemetry. Its packages:
 //
 //   - model    the canonical form of a forest, and the proof that one is valid
 //   - format   file formats, a package each
 //   - engine   kernels that evaluate a forest
+//   - link     from margins to scores, on libm, which has the bits of the C library
 //   - train    a random-forest trainer
 //   - store    a directory of models by their content, from which they are mapped
 //   - npy, table   rows in files
@@ -28,11 +38,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 
 	"github.com/coppice-mesh/coppice/replica/forest/engine"
 	"github.com/coppice-mesh/coppice/replica/forest/format"
+	"github.com/coppice-mesh/coppice/replica/forest/link"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
@@ -42,15 +52,22 @@ var (
 	ErrShape = errors.New("wrong size")
 	// ErrMissing is wrapped by errors about NaN in a row of a model that takes none.
 	ErrMissing = errors.New("missing value")
-	// ErrInfinite is wrapped by errors about a value that is infinite or too large for float32.
+	// ErrInfinite is wrapped by errors about a value that is infinite or too large for the model's float32.
 	ErrInfinite = errors.New("infinite value")
+	// ErrRounds is wrapped by errors about rounds that the model has not.
+	ErrRounds = errors.New("no such rounds")
 )
 
 // Model is a forest that is ready to predict.
 type Model struct {
-	m      *model.Model
-	kernel engine.Kernel
+	m         *model.Model
+	kernel    engine.Kernel[float32]
+	kernel64  engine.Kernel[float64]
+	allowance // which values rows may hold
 }
+
+// allowance says which values rows may hold.
+type allowance struct{ missing, infinite bool }
 
 // Open reads a model file of any known format, recognised by its content, into memory. Errors name the file,
 // and what was expected.
@@ -63,37 +80,19 @@ func Open(path string) (*Model, error) {
 }
 
 // New makes a Model of a valid canonical one, whose arrays must not change.
-func New(m *model.Model) *Model { return &Model{m: m, kernel: engine.New(&m.Forest)} }
-
-// Info says what a model is.
-type Info struct {
-	Library   string     `json:"library"`
-	Version   string     `json:"library_version"`
-	Kind      string     `json:"kind"`
-	Task      model.Task `json:"task"`
-	Features  int        `json:"features"`
-	Names     []string   `json:"feature_names,omitempty"`
-	Classes   []string   `json:"classes,omitempty"`
-	ClassKind string     `json:"class_kind,omitempty"`
-	Outputs   int        `json:"outputs"`
-	Missing   bool       `json:"takes_missing"`
-	Trees     int        `json:"trees"`
-	Nodes     int        `json:"nodes"`
-	Leaves    int        `json:"leaves"`
-	Depth     int        `json:"depth"`
-	Golden    int        `json:"golden_rows"`
-	SourceSum string     `json:"source_sha256,omitempty"`
+func New(m *model.Model) *Model {
+	return &Model{m, engine.New[float32](&m.Forest), engine.New[float64](&m.Forest), allowance{m.Meta.Missing, m.Meta.Infinite}}
 }
 
-// Info says what the model is.
-func (m *Model) Info() Info {
-	meta, f := &m.m.Meta, &m.m.Forest
-	return Info{
-		Library: meta.Source.Library, Version: meta.Source.Version, Kind: meta.Source.Kind, SourceSum: meta.Source.SHA256,
-		Task: meta.Task, Features: meta.Features, Names: slices.Clone(meta.Names), Classes: slices.Clone(meta.Classes), ClassKind: meta.ClassKind,
-		Outputs: f.Outputs, Missing: meta.Missing, Trees: f.NumTrees(), Nodes: f.NumNodes(), Leaves: len(f.Leaves), Depth: f.Depth,
-		Golden: len(m.m.Golden.Rows) / meta.Features,
+// Rounds is the model of the boosting rounds from first to last, without last, or of these trees of a random forest.
+// It shares the arrays of m.
+func (m *Model) Rounds(first, last int) (*Model, error) {
+	if n := m.m.Forest.NumRounds(); first < 0 || first >= last || last > n {
+		return nil, fmt.Errorf("%w: %d to %d, the model has %d: 0 to %d", ErrRounds, first, last, n, n)
 	}
+	part := &model.Model{Meta: m.m.Meta, Forest: m.m.Forest.Slice(first, last)}
+	part.Meta.Best = 0
+	return New(part), nil
 }
 
 // Canonical is the model's canonical form. It must not be changed.
@@ -102,17 +101,42 @@ func (m *Model) Canonical() *model.Model { return m.m }
 // NumFeatures is the number of values in a row.
 func (m *Model) NumFeatures() int { return m.m.Meta.Features }
 
-// NumOutputs is the number of scores for a row: the number of classes, or 1.
-func (m *Model) NumOutputs() int { return m.m.Forest.Outputs }
+// NumMargins is the number of margins of a row.
+func (m *Model) NumMargins() int { return m.m.Forest.Outputs }
+
+// NumScores is the number of scores of a row: a classifier's classes, a regressor's targets.
+func (m *Model) NumScores() int {
+	if m.m.Meta.Task == model.Classify {
+		return len(m.m.Meta.Classes)
+	}
+	return m.m.Forest.Outputs
+}
 
 // NumTrees is the number of trees.
 func (m *Model) NumTrees() int { return m.m.Forest.NumTrees() }
 
+// NumRounds is the number of boosting rounds, or of the trees of a random forest.
+func (m *Model) NumRounds() int { return m.m.Forest.NumRounds() }
+
+// NumTargets is the number of things that are predicted at once: 1 unless the model was trained with several.
+func (m *Model) NumTargets() int {
+	switch {
+	case m.m.Meta.Task == model.Regress:
+		return m.m.Forest.Outputs
+	case m.m.Meta.Targets == nil:
+		return 1
+	}
+	return len(m.m.Meta.Targets)
+}
+
+// Input is the type in which the model compares.
+func (m *Model) Input() model.Input { return m.m.Forest.Input }
+
 // Cost is the number of splits that a row passes at most: how much work a row is.
 func (m *Model) Cost() int { return max(m.NumTrees()*m.m.Forest.Depth, 1) }
 
-// Classes are a classifier's classes in the order of the scores, nil for a regressor. The slice must not be
-// changed.
+// Classes are a classifier's classes in the order of the scores, those of all targets one after the other; nil for a
+// regressor. The slice must not be changed.
 func (m *Model) Classes() []string { return m.m.Meta.Classes }
 
 // FeatureName is the name of a feature, or empty when it has none.
@@ -124,49 +148,125 @@ func (m *Model) FeatureName(i int) string {
 }
 
 // TakesMissing tells whether rows may hold NaN.
-func (m *Model) TakesMissing() bool { return m.m.Meta.Missing }
+func (m *Model) TakesMissing() bool { return m.missing }
 
-// Predict writes the scores of one or more rows, NumOutputs for each: a classifier's probabilities in the
-// order of Classes, or a regressor's value. rows is row-major, NumFeatures values a row. A wrong size gives an
+// TakesInfinite tells whether rows may hold infinities.
+func (m *Model) TakesInfinite() bool { return m.infinite }
+
+// Predict writes the scores of one or more rows, NumScores for each: a classifier's probabilities in the
+// order of Classes, or a regressor's values. rows is row-major, NumFeatures values a row. A wrong size gives an
 // error that wraps ErrShape. The values themselves are not checked: see CheckRows.
-func (m *Model) Predict(dst []float64, rows []float32) error {
-	n, err := m.count(rows)
+func (m *Model) Predict(dst []float64, rows []float32) error { return predict(m, m.kernel, dst, rows) }
+
+// Predict64 is Predict for rows of float64.
+func (m *Model) Predict64(dst, rows []float64) error { return predict(m, m.kernel64, dst, rows) }
+
+func predict[T engine.Row](m *Model, k engine.Kernel[T], dst []float64, rows []T) error {
+	n, err := count(m, rows, len(dst), m.NumScores(), "scores")
 	if err != nil {
 		return err
 	}
-	if len(dst) != n*m.NumOutputs() {
-		return fmt.Errorf("%w: dst has %d values, %d rows have %d scores", ErrShape, len(dst), n, n*m.NumOutputs())
+	k.Margins(dst[:n*m.NumMargins()], rows, m.NumFeatures())
+	return m.Scores(dst, dst[:n*m.NumMargins()])
+}
+
+// Margins writes the margins of one or more rows, NumMargins for each: the sums of the trees, before the link
+// function. Sizes are as for Predict.
+func (m *Model) Margins(dst []float64, rows []float32) error { return margins(m, m.kernel, dst, rows) }
+
+// Margins64 is Margins for rows of float64.
+func (m *Model) Margins64(dst, rows []float64) error { return margins(m, m.kernel64, dst, rows) }
+
+func margins[T engine.Row](m *Model, k engine.Kernel[T], dst []float64, rows []T) error {
+	if _, err := count(m, rows, len(dst), m.NumMargins(), "margins"); err != nil {
+		return err
 	}
-	m.kernel.Scores(dst, rows, m.NumFeatures())
+	k.Margins(dst, rows, m.NumFeatures())
 	return nil
 }
 
 // Leaves writes, for every row and tree, the id of the leaf that the row falls into, as the source library
 // numbers it. Sizes are as for Predict, with NumTrees values for a row.
-func (m *Model) Leaves(dst []int64, rows []float32) error {
-	n, err := m.count(rows)
-	if err != nil {
+func (m *Model) Leaves(dst []int64, rows []float32) error { return leaves(m, m.kernel, dst, rows) }
+
+// Leaves64 is Leaves for rows of float64.
+func (m *Model) Leaves64(dst []int64, rows []float64) error { return leaves(m, m.kernel64, dst, rows) }
+
+func leaves[T engine.Row](m *Model, k engine.Kernel[T], dst []int64, rows []T) error {
+	if _, err := count(m, rows, len(dst), m.NumTrees(), "leaves"); err != nil {
 		return err
 	}
-	if len(dst) != n*m.NumTrees() {
-		return fmt.Errorf("%w: dst has %d values, %d rows have %d leaves", ErrShape, len(dst), n, n*m.NumTrees())
-	}
-	m.kernel.Leaves(dst, rows, m.NumFeatures())
+	k.Leaves(dst, rows, m.NumFeatures())
 	return nil
 }
 
-func (m *Model) count(rows []float32) (int, error) {
+// Scores makes scores of margins, for one or more rows. dst may begin where margins do.
+func (m *Model) Scores(dst, margins []float64) error {
+	from, to := m.NumMargins(), m.NumScores()
+	n := len(margins) / from
+	if len(margins)%from != 0 || len(dst) != n*to {
+		return fmt.Errorf("%w: %d margins and room for %d scores, a row has %d and %d", ErrShape, len(margins), len(dst), from, to)
+	}
+	f := &m.m.Forest
+	for i := n - 1; i >= 0; i-- { // from behind: a row may have more scores than margins
+		row := dst[i*to : i*to+from]
+		copy(row, margins[i*from:])
+		link.Apply(m.m.Meta.Link, f.Single, row)
+		if to > from {
+			p := row[0]
+			dst[i*to], dst[i*to+1] = 1-p, p
+			if f.Single {
+				dst[i*to] = float64(1 - float32(p))
+			}
+		}
+	}
+	return nil
+}
+
+// count is the number of rows, for which dst must have room.
+func count[T engine.Row](m *Model, rows []T, room, each int, of string) (int, error) {
+	n := len(rows) / m.NumFeatures()
 	if len(rows)%m.NumFeatures() != 0 {
 		return 0, fmt.Errorf("%w: %d values are not whole rows of %d features", ErrShape, len(rows), m.NumFeatures())
 	}
-	return len(rows) / m.NumFeatures(), nil
+	if room != n*each {
+		return 0, fmt.Errorf("%w: dst has %d values, %d rows have %d %s", ErrShape, room, n, n*each, of)
+	}
+	return n, nil
 }
 
-// Label is the index of the class with the largest score, the first of equal ones.
-func (m *Model) Label(scores []float64) int {
+// Label is the index of the predicted class of a row: by its scores, of which it is the largest, the first of equal ones. A model
+// whose library decides by the margins needs LabelOf.
+func (m *Model) Label(scores []float64) int { return m.LabelOf(0, nil, scores) }
+
+// LabelOf is the index in Classes of the class that is predicted for one target, by the margins and the scores of one row. Margins may be nil
+// when there are none that the scores do not tell: then a library that decides by the sign of a margin is followed as
+// far as the scores show it.
+func (m *Model) LabelOf(target int, margins, scores []float64) int {
+	first, n := 0, len(scores)
+	if m.m.Meta.Targets != nil {
+		for _, k := range m.m.Meta.Targets[:target] {
+			first += k
+		}
+		n = m.m.Meta.Targets[target]
+	}
+	if m.m.Meta.ByMargin && margins != nil {
+		if len(margins) == 1 {
+			if margins[0] >= 0 {
+				return 1
+			}
+			return 0
+		}
+		scores = margins
+	}
+	return first + argmax(scores[first:first+n])
+}
+
+// argmax is the index of the largest value, the first of equal ones; NaN counts as the largest, as NumPy has it.
+func argmax(v []float64) int {
 	best := 0
-	for i, s := range scores {
-		if s > scores[best] {
+	for i, s := range v {
+		if s > v[best] || (math.IsNaN(s) && !math.IsNaN(v[best])) {
 			best = i
 		}
 	}
@@ -175,18 +275,35 @@ func (m *Model) Label(scores []float64) int {
 
 // CheckRows refuses values that the model's library refuses: infinities, and NaN where the model takes none.
 // Its error names the row and the feature and wraps ErrMissing or ErrInfinite.
-func (m *Model) CheckRows(rows []float32) error {
-	if _, err := m.count(rows); err != nil {
-		return err
+func (m *Model) CheckRows(rows []float32) error { return checkRows(m, rows) }
+
+// CheckRows64 is CheckRows for rows of float64, of which those that become infinite as float32 are refused, too, by a
+// model that compares float32.
+func (m *Model) CheckRows64(rows []float64) error { return checkRows(m, rows) }
+
+func checkRows[T engine.Row](m *Model, rows []T) error {
+	n := m.NumFeatures()
+	if len(rows)%n != 0 {
+		return fmt.Errorf("%w: %d values are not whole rows of %d features", ErrShape, len(rows), n)
 	}
+	if m.missing && m.infinite {
+		return nil
+	}
+	single := m.m.Forest.Input == model.Float32
 	for i, v := range rows {
+		x := v
+		if single {
+			x = T(float32(v))
+		}
 		switch {
-		case v-v == 0: // finite
-		case v != v && m.m.Meta.Missing:
-		case v != v:
-			return fmt.Errorf("%w: row %d, feature %s is NaN, and the model takes none", ErrMissing, i/m.NumFeatures(), m.feature(i%m.NumFeatures()))
+		case x-x == 0: // finite
+		case v != v && !m.missing:
+			return fmt.Errorf("%w: row %d, feature %s is NaN, and the model takes none", ErrMissing, i/n, m.feature(i%n))
+		case v != v || m.infinite:
+		case v-v == 0:
+			return fmt.Errorf("%w: row %d, feature %s is %v, which is too large for float32", ErrInfinite, i/n, m.feature(i%n), v)
 		default:
-			return fmt.Errorf("%w: row %d, feature %s", ErrInfinite, i/m.NumFeatures(), m.feature(i%m.NumFeatures()))
+			return fmt.Errorf("%w: row %d, feature %s", ErrInfinite, i/n, m.feature(i%n))
 		}
 	}
 	return nil

@@ -2,44 +2,98 @@ package engine
 
 import "github.com/coppice-mesh/coppice/replica/forest/model"
 
-// scalar walks one tree for one row at a time, on the canonical nodes: the reference.
-type scalar struct{ f *model.Forest }
+// scalar walks one tree for one row at a time, on the canonical nodes: the reference, for every forest.
+type scalar[T Row] struct{ f *model.Forest }
 
-func newScalar(f *model.Forest) Kernel { return scalar{f} }
-
-func (s scalar) Scores(dst []float64, rows []float32, features int) {
+func (s scalar[T]) Margins(dst []float64, rows []T, features int) {
 	f := s.f
-	trees := float64(f.NumTrees())
 	for len(rows) > 0 {
-		row := rows[:features]
-		out := dst[:f.Outputs]
-		clear(out)
+		row, out := rows[:features], dst[:f.Outputs]
+		begin(f, out)
 		for t := range f.NumTrees() {
-			leaf := f.Leaves[walk(f, t, row).leaf]
-			for o, v := range f.Values[int(leaf)*f.Outputs : (int(leaf)+1)*f.Outputs] {
-				out[o] += v
+			leaf := walk(f, t, row).leaf
+			if f.Linear != nil {
+				out[first(f, t)] += linear(f, leaf, row)
+			} else {
+				add(f, t, leaf, out)
 			}
 		}
-		for o := range out {
-			out[o] /= trees
-		}
+		end(f, out)
 		rows, dst = rows[features:], dst[f.Outputs:]
 	}
 }
 
-func (s scalar) Leaves(dst []int64, rows []float32, features int) {
+func (s scalar[T]) Leaves(dst []int64, rows []T, features int) {
 	f := s.f
 	for len(rows) > 0 {
 		for t := range f.NumTrees() {
-			at := walk(f, t, rows[:features])
-			if f.LeafIDs != nil {
-				dst[t] = int64(f.LeafIDs[at.leaf])
-			} else {
-				dst[t] = int64(at.node)
-			}
+			dst[t] = walk(f, t, rows[:features]).id(f)
 		}
 		rows, dst = rows[features:], dst[f.NumTrees():]
 	}
+}
+
+// begin sets the sums of a row to their bases.
+func begin(f *model.Forest, out []float64) {
+	if f.Base == nil {
+		clear(out)
+		return
+	}
+	copy(out, f.Base)
+}
+
+// first is the first output that a tree adds to.
+func first(f *model.Forest, t int) int {
+	if f.First == nil {
+		return 0
+	}
+	return int(f.First[t])
+}
+
+// add adds the values of a leaf to the sums of a row.
+func add(f *model.Forest, t, leaf int, out []float64) {
+	row := f.Row(leaf) * f.Width
+	out = out[first(f, t):]
+	if f.Single {
+		for o, v := range f.Values32[row : row+f.Width] {
+			out[o] = float64(float32(out[o]) + v)
+		}
+		return
+	}
+	for o, v := range f.Values[row : row+f.Width] {
+		out[o] += v
+	}
+}
+
+// end divides the sums of a row, if the forest averages.
+func end(f *model.Forest, out []float64) {
+	if !f.Average {
+		return
+	}
+	rounds := float64(f.NumRounds())
+	for o := range out {
+		if f.Single {
+			out[o] = float64(float32(out[o]) / float32(rounds))
+		} else {
+			out[o] /= rounds
+		}
+	}
+}
+
+// linear is the value that a leaf gives to a row. A product is rounded before it is added: the conversion keeps the
+// compiler from fusing the two.
+func linear[T Row](f *model.Forest, leaf int, row []T) float64 {
+	l := f.Linear
+	from, to := l.Starts[leaf], l.Starts[leaf+1]
+	sum := l.Const[leaf]
+	for i, feature := range l.Features[from:to] {
+		v := float64(row[feature])
+		if v != v {
+			return f.Values[f.Row(leaf)]
+		}
+		sum += float64(l.Coeffs[int(from)+i] * v)
+	}
+	return sum
 }
 
 // place is where a walk ends.
@@ -48,20 +102,63 @@ type place struct {
 	node int // index in the preorder of the tree
 }
 
+// id is how the source library calls the leaf.
+func (p place) id(f *model.Forest) int64 {
+	if f.LeafIDs != nil {
+		return int64(f.LeafIDs[p.leaf])
+	}
+	return int64(p.node)
+}
+
 // walk follows one row down one tree. A subtree is (k, l, end), as package model describes; each step makes
 // it smaller, so the walk ends.
-func walk(f *model.Forest, t int, row []float32) place {
+func walk[T Row](f *model.Forest, t int, row []T) place {
 	tree, next := f.Trees[t], f.Trees[t+1]
 	splits := f.Splits[tree.Split:next.Split]
 	k, l, end := uint32(0), uint32(0), uint32(len(splits))
 	for k < end {
-		s := &splits[k]
-		v := row[s.Feature()]
-		if v <= s.Threshold || (v != v && s.MissingLeft()) {
+		s := splits[k]
+		if goesLeft(f, s, row[s.Feature()]) {
 			k, end = k+1, s.Right
 		} else {
 			k, l = s.Right, l+s.Right-k
 		}
 	}
 	return place{leaf: int(tree.Leaf + l), node: int(k + l)}
+}
+
+// goesLeft answers the question of a split, as model.Split defines it.
+func goesLeft[T Row](f *model.Forest, s model.Split, v T) bool {
+	x := float64(v)
+	if f.Input == model.Float32 {
+		x = float64(float32(v))
+	}
+	switch {
+	case x != x:
+		return s.Has(model.MissingLeft)
+	case s.Has(model.Set):
+		return in(f.Set(s.Value), f.Categories, x) != s.Has(model.SetRight)
+	case s.Has(model.ZeroMissing) && x >= -model.NearZero && x <= model.NearZero:
+		return s.Has(model.MissingLeft)
+	}
+	return x <= f.Threshold(s)
+}
+
+// in tells whether the category of a value is in a set. The bounds are checked before the conversion, whose result
+// outside of them depends on the processor.
+func in(set []uint32, how model.Categories, x float64) bool {
+	low := 0.0
+	if how == model.Truncate {
+		if low = -1; x == low {
+			return false
+		}
+	}
+	if !(x >= low && x < float64(32*len(set))) {
+		return false
+	}
+	c := int(x)
+	if how == model.Whole && float64(c) != x {
+		return false
+	}
+	return set[c/32]>>(c%32)&1 != 0
 }

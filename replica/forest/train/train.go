@@ -295,7 +295,7 @@ func newJoiner(cfg Config, data *Data) *joiner {
 	if cfg.Task == model.Classify {
 		outputs = len(data.Classes)
 	}
-	return &joiner{b: model.NewBuilder(outputs), one: make([]float64, outputs)}
+	return &joiner{b: model.NewBuilder(model.Shape{Outputs: outputs}), one: make([]float64, outputs)}
 }
 
 func (j *joiner) add(t *tree) error {
@@ -304,7 +304,7 @@ func (j *joiner) add(t *tree) error {
 		var err error
 		switch {
 		case n.feature >= 0:
-			err = j.b.Split(int(n.feature), n.threshold, false)
+			err = j.b.Split(int(n.feature), float64(n.threshold), 0)
 		case n.feature == mixedLeaf:
 			err = j.b.Leaf(values[:len(j.one)]...)
 			values = values[len(j.one):]
@@ -325,10 +325,13 @@ func (j *joiner) add(t *tree) error {
 func describe(cfg Config, data *Data, f model.Forest) *model.Model {
 	m := &model.Model{Forest: f, Meta: model.Meta{
 		Task: cfg.Task, Features: data.Features, Names: slices.Clone(data.Names),
+		Link: model.Link{Name: model.Identity}, Predict: model.PredictScores,
 		Source: model.Source{Library: "coppice", Kind: "RandomForestRegressor"},
 	}}
+	m.Forest.Average = true
 	if cfg.Task == model.Classify {
 		m.Meta.Source.Kind = "RandomForestClassifier"
+		m.Meta.Predict = model.PredictLabel
 		m.Meta.Classes, m.Meta.ClassKind = slices.Clone(data.Classes), data.ClassKind
 	}
 	// From all over the data: files are often sorted by their label.
@@ -336,13 +339,15 @@ func describe(cfg Config, data *Data, f model.Forest) *model.Model {
 	for i := range n {
 		at := i * data.Len() / n * data.Features
 		row := data.Rows[at : at+data.Features]
-		m.Golden.Rows = append(m.Golden.Rows, row...)
-		m.Golden.Outputs = append(m.Golden.Outputs, predict(&m.Forest, row)...)
+		for _, v := range row {
+			m.Golden.Rows = append(m.Golden.Rows, float64(v))
+		}
+		m.Golden.Margins = append(m.Golden.Margins, predict(&m.Forest, row)...)
 	}
 	return m
 }
 
-// predict walks every tree, as plainly as the model's definition reads: the golden outputs are to prove the
+// predict walks every tree, as plainly as the model's definition reads: the golden margins are to prove the
 // kernels, so they come from none of them.
 func predict(f *model.Forest, row []float32) []float64 {
 	out := make([]float64, f.Outputs)
@@ -351,14 +356,14 @@ func predict(f *model.Forest, row []float32) []float64 {
 		k, leaf, end := uint32(0), f.Trees[t].Leaf, uint32(len(splits))
 		for k < end {
 			s := splits[k]
-			if row[s.Feature()] <= s.Threshold {
+			if row[s.Feature()] <= s.Threshold32() {
 				k, end = k+1, s.Right
 			} else {
 				k, leaf = s.Right, leaf+s.Right-k
 			}
 		}
 		for o := range out {
-			out[o] += f.Values[int(f.Leaves[leaf])*f.Outputs+o]
+			out[o] += f.Values[f.Row(int(leaf))*f.Outputs+o]
 		}
 	}
 	for o := range out {

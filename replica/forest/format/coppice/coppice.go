@@ -37,13 +37,23 @@ const (
 
 // The sections, in the order in which they are written.
 var (
-	idMeta   = [4]byte{'M', 'E', 'T', 'A'}
-	idTrees  = [4]byte{'T', 'R', 'E', 'E'}
-	idSplits = [4]byte{'S', 'P', 'L', 'T'}
-	idLeaves = [4]byte{'L', 'E', 'A', 'F'}
-	idValues = [4]byte{'V', 'A', 'L', 'U'}
-	idIDs    = [4]byte{'L', 'F', 'I', 'D'}
-	idGolden = [4]byte{'G', 'O', 'L', 'D'}
+	idMeta           = [4]byte{'M', 'E', 'T', 'A'}
+	idTrees          = [4]byte{'T', 'R', 'E', 'E'}
+	idSplits         = [4]byte{'S', 'P', 'L', 'T'}
+	idFirst          = [4]byte{'F', 'R', 'S', 'T'}
+	idLeaves         = [4]byte{'L', 'E', 'A', 'F'}
+	idValues         = [4]byte{'V', 'A', 'L', '8'}
+	idValues32       = [4]byte{'V', 'A', 'L', '4'}
+	idBase           = [4]byte{'B', 'A', 'S', 'E'}
+	idIDs            = [4]byte{'L', 'F', 'I', 'D'}
+	idThresholds     = [4]byte{'T', 'H', 'R', 'S'}
+	idSetStarts      = [4]byte{'S', 'E', 'T', 'S'}
+	idSetWords       = [4]byte{'S', 'E', 'T', 'W'}
+	idLinearConst    = [4]byte{'L', 'I', 'N', 'B'}
+	idLinearStarts   = [4]byte{'L', 'I', 'N', 'S'}
+	idLinearFeatures = [4]byte{'L', 'I', 'N', 'F'}
+	idLinearCoeffs   = [4]byte{'L', 'I', 'N', 'C'}
+	idGolden         = [4]byte{'G', 'O', 'L', 'D'}
 )
 
 // Errors about a file.
@@ -64,8 +74,62 @@ var nativeLittleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 // meta is the META section.
 type meta struct {
 	model.Meta
-	Outputs int `json:"outputs"`
-	Depth   int `json:"depth"`
+	Input      model.Input      `json:"input"`
+	Single     bool             `json:"single,omitempty"`
+	Average    bool             `json:"average,omitempty"`
+	Categories model.Categories `json:"categories,omitempty"`
+	Outputs    int              `json:"outputs"`
+	Width      int              `json:"width"`
+	Round      int              `json:"round"`
+	Depth      int              `json:"depth"`
+	Flags      model.Flags      `json:"flags"`
+}
+
+// part is an array of a model and the section that holds it.
+type part struct {
+	id     [4]byte
+	needed bool
+	bytes  func() []byte      // nil when the model has not the array
+	read   func([]byte) error // makes the array of the section's bytes
+}
+
+// parts lists the arrays of a model in the order of their sections. Those of Linear are among them when it is there.
+func parts(m *model.Model) []part {
+	f := &m.Forest
+	list := []part{
+		arrayPart(idTrees, true, &f.Trees),
+		arrayPart(idSplits, true, &f.Splits),
+		arrayPart(idFirst, false, &f.First),
+		arrayPart(idLeaves, false, &f.Leaves),
+		arrayPart(idValues, false, &f.Values),
+		arrayPart(idValues32, false, &f.Values32),
+		arrayPart(idBase, false, &f.Base),
+		arrayPart(idIDs, false, &f.LeafIDs),
+		arrayPart(idThresholds, false, &f.Thresholds),
+		arrayPart(idSetStarts, false, &f.SetStarts),
+		arrayPart(idSetWords, false, &f.SetWords),
+	}
+	if l := f.Linear; l != nil {
+		list = append(list,
+			arrayPart(idLinearConst, true, &l.Const),
+			arrayPart(idLinearStarts, true, &l.Starts),
+			arrayPart(idLinearFeatures, true, &l.Features),
+			arrayPart(idLinearCoeffs, true, &l.Coeffs),
+		)
+	}
+	return list
+}
+
+func arrayPart[T element](id [4]byte, needed bool, a *[]T) part {
+	return part{id, needed, func() []byte {
+		if *a == nil {
+			return nil
+		}
+		if b := toBytes(*a); b != nil {
+			return b
+		}
+		return []byte{}
+	}, array(a)}
 }
 
 // Detect tells whether a file begins like a .coppice file.
@@ -80,7 +144,11 @@ func Encode(w io.Writer, m *model.Model) error {
 	if err := checkGolden(m); err != nil {
 		return err
 	}
-	text, err := json.Marshal(meta{Meta: m.Meta, Outputs: m.Forest.Outputs, Depth: m.Forest.Depth})
+	f := &m.Forest
+	text, err := json.Marshal(meta{
+		Meta: m.Meta, Input: f.Input, Single: f.Single, Average: f.Average, Categories: f.Categories,
+		Outputs: f.Outputs, Width: f.Width, Round: f.Round, Depth: f.Depth, Flags: f.Uses,
+	})
 	if err != nil {
 		return err
 	}
@@ -92,20 +160,15 @@ func Encode(w io.Writer, m *model.Model) error {
 		flags uint32
 		data  []byte
 	}
-	sections := []section{
-		{idMeta, 0, text},
-		{idTrees, 0, toBytes(m.Forest.Trees)},
-		{idSplits, 0, toBytes(m.Forest.Splits)},
-		{idLeaves, 0, toBytes(m.Forest.Leaves)},
-		{idValues, 0, toBytes(m.Forest.Values)},
-	}
-	if m.Forest.LeafIDs != nil {
-		sections = append(sections, section{idIDs, 0, toBytes(m.Forest.LeafIDs)})
+	sections := []section{{idMeta, 0, text}}
+	for _, p := range parts(m) {
+		if b := p.bytes(); b != nil || p.needed {
+			sections = append(sections, section{p.id, 0, b})
+		}
 	}
 	if len(m.Golden.Rows) > 0 {
 		golden := toBytes(m.Golden.Rows)
-		golden = append(golden[:len(golden):len(golden)], make([]byte, pad(len(golden), 8))...)
-		sections = append(sections, section{idGolden, flagOptional, append(golden, toBytes(m.Golden.Outputs)...)})
+		sections = append(sections, section{idGolden, flagOptional, append(golden[:len(golden):len(golden)], toBytes(m.Golden.Margins)...)})
 	}
 
 	head := make([]byte, headerBytes+len(sections)*entryBytes)
@@ -173,25 +236,22 @@ func Decode(data []byte) (*model.Model, error) {
 	if err := checkKeys(text, metaKeys); err != nil {
 		return nil, fmt.Errorf("%w: section META: %w", ErrFormat, err)
 	}
-	m.Meta, m.Forest.Outputs, m.Forest.Depth = d.Meta, d.Outputs, d.Depth
-	for _, s := range []struct {
-		id   [4]byte
-		into func([]byte) error
-		need bool
-	}{
-		{idTrees, array(&m.Forest.Trees), true},
-		{idSplits, array(&m.Forest.Splits), true},
-		{idLeaves, array(&m.Forest.Leaves), true},
-		{idValues, array(&m.Forest.Values), true},
-		{idIDs, array(&m.Forest.LeafIDs), false},
-	} {
-		b, ok := sections[s.id]
-		if !ok && s.need {
-			return nil, fmt.Errorf("%w: section %s is missing", ErrFormat, s.id[:])
+	m.Meta = d.Meta
+	m.Forest = model.Forest{
+		Input: d.Input, Single: d.Single, Average: d.Average, Categories: d.Categories,
+		Outputs: d.Outputs, Width: d.Width, Round: d.Round, Depth: d.Depth, Uses: d.Flags,
+	}
+	if _, ok := sections[idLinearConst]; ok {
+		m.Forest.Linear = new(model.Linear)
+	}
+	for _, p := range parts(&m) {
+		b, ok := sections[p.id]
+		if !ok && p.needed {
+			return nil, fmt.Errorf("%w: section %s is missing", ErrFormat, p.id[:])
 		}
 		if ok {
-			if err := s.into(b); err != nil {
-				return nil, fmt.Errorf("%w: section %s: %w", ErrFormat, s.id[:], err)
+			if err := p.read(b); err != nil {
+				return nil, fmt.Errorf("%w: section %s: %w", ErrFormat, p.id[:], err)
 			}
 		}
 	}
@@ -211,8 +271,16 @@ func Decode(data []byte) (*model.Model, error) {
 
 // The keys of the META section and of its source.
 var (
-	metaKeys   = []string{"task", "features", "names", "classes", "class_kind", "missing", "source", "outputs", "depth"}
-	sourceKeys = []string{"library", "version", "kind", "sha256"}
+	metaKeys = []string{
+		"task", "features", "names", "classes", "targets", "class_kind", "class_type", "missing", "infinite", "link", "predict", "by_margin", "best",
+		"leaf_type", "leaf_shape", "lost", "source",
+		"input", "single", "average", "categories", "outputs", "width", "round", "depth", "flags",
+	}
+	// nestedKeys are those of the objects in it.
+	nestedKeys = map[string][]string{
+		"source": {"library", "version", "kind", "objective", "sha256"},
+		"link":   {"name", "scale", "offset"},
+	}
 )
 
 // checkKeys refuses keys that stand in an object twice or are spelt in another case: encoding/json takes both, and
@@ -240,9 +308,9 @@ func checkKeys(object []byte, keys []string) error {
 		if err := dec.Decode(&value); err != nil {
 			return err
 		}
-		if key == "source" {
-			if err := checkKeys(value, sourceKeys); err != nil {
-				return fmt.Errorf("source: %w", err)
+		if nested, ok := nestedKeys[key]; ok {
+			if err := checkKeys(value, nested); err != nil {
+				return fmt.Errorf("%s: %w", key, err)
 			}
 		}
 	}
@@ -333,40 +401,35 @@ func zero(b []byte) bool {
 }
 
 func known(id [4]byte) bool {
-	switch id {
-	case idMeta, idTrees, idSplits, idLeaves, idValues, idIDs, idGolden:
+	if id == idMeta || id == idGolden {
 		return true
 	}
-	return false
+	all := model.Model{Forest: model.Forest{Linear: new(model.Linear)}}
+	return slices.ContainsFunc(parts(&all), func(p part) bool { return p.id == id })
 }
 
 func golden(m *model.Model, b []byte) error {
-	row := 4 * m.Meta.Features
-	if m.Meta.Features < 1 || m.Meta.Features > model.MaxFeatures || m.Forest.Outputs < 1 || m.Forest.Outputs > model.MaxOutputs {
+	features, outputs := m.Meta.Features, m.Forest.Outputs
+	if features < 1 || features > model.MaxFeatures || outputs < 1 || outputs > model.MaxOutputs {
 		return nil // Validate says it better
 	}
-	for n := 1; n <= model.MaxGoldenRows; n++ {
-		rows := n * row
-		rows += pad(rows, 8)
-		if size := rows + 8*n*m.Forest.Outputs; size == len(b) {
-			if err := array(&m.Golden.Rows)(b[:n*row]); err != nil {
-				return err
-			}
-			return array(&m.Golden.Outputs)(b[rows:])
-		} else if size > len(b) {
-			break
-		}
+	n := len(b) / (8 * (features + outputs))
+	if n < 1 || n > model.MaxGoldenRows || len(b) != n*8*(features+outputs) {
+		return fmt.Errorf("%w: section GOLD has %d bytes, which is not 1 to %d rows of %d features and %d outputs", ErrFormat, len(b), model.MaxGoldenRows, features, outputs)
 	}
-	return fmt.Errorf("%w: section GOLD has %d bytes, which is not 1 to %d rows of %d features and %d outputs", ErrFormat, len(b), model.MaxGoldenRows, m.Meta.Features, m.Forest.Outputs)
+	if err := array(&m.Golden.Rows)(b[:n*8*features]); err != nil {
+		return err
+	}
+	return array(&m.Golden.Margins)(b[n*8*features:])
 }
 
 // checkGolden evaluates the golden rows by the reference, the first of them if all were too much work.
 func checkGolden(m *model.Model) error {
 	f, features := &m.Forest, m.Meta.Features
-	n := min(len(m.Golden.Rows)/features, maxGoldenWork/(f.NumTrees()*(f.Depth+f.Outputs)))
+	n := min(len(m.Golden.Rows)/features, maxGoldenWork/(f.NumTrees()*(f.Depth+f.Width)+f.Outputs))
 	got := make([]float64, n*f.Outputs)
-	engine.Kernels[0].New(f).Scores(got, m.Golden.Rows[:n*features], features)
-	for i, want := range m.Golden.Outputs[:len(got)] {
+	engine.ByName[float64](engine.Names[0], f).Margins(got, m.Golden.Rows[:n*features], features)
+	for i, want := range m.Golden.Margins[:len(got)] {
 		if math.Float64bits(got[i]) != math.Float64bits(want) {
 			return fmt.Errorf("%w: row %d, output %d is %v, the file says %v", ErrGolden, i/f.Outputs, i%f.Outputs, got[i], want)
 		}

@@ -51,14 +51,17 @@ func forest(v any, size int64) (*model.Model, error) {
 		return nil, fmt.Errorf("%w: a forest of %d outputs; forests of one output are read", ErrUnsupported, outputs)
 	}
 	m := &model.Model{Meta: model.Meta{
-		Task:   task,
-		Source: model.Source{Library: "scikit-learn", Version: version, Kind: o.Class.Name},
+		Task:    task,
+		Link:    model.Link{Name: model.Identity},
+		Predict: model.PredictScores,
+		Source:  model.Source{Library: "scikit-learn", Version: version, Kind: o.Class.Name},
 	}}
 	if err := features(&m.Meta, state); err != nil {
 		return nil, err
 	}
 	width := 1
 	if task == model.Classify {
+		m.Meta.Predict = model.PredictLabel
 		if width, err = classes(&m.Meta, state); err != nil {
 			return nil, err
 		}
@@ -69,12 +72,11 @@ func forest(v any, size int64) (*model.Model, error) {
 	}
 	m.Meta.Missing = takesMissing(trees[0], minor)
 	im := &importer{
-		b:        model.NewBuilder(width),
+		b:        model.NewBuilder(model.Shape{Outputs: width}),
 		features: m.Meta.Features,
 		classes:  width,
 		leaves:   leavesOf(task, version, minor),
 		budget:   4 * size, // a forest that lists a tree of its own twice is still fine
-		preorder: true,
 	}
 	for i, t := range trees {
 		v, ok := t.Get("tree_")
@@ -85,12 +87,10 @@ func forest(v any, size int64) (*model.Model, error) {
 			return nil, fmt.Errorf("tree %d: %w", i, err)
 		}
 	}
-	if !im.preorder {
-		im.b.SetLeafIDs(im.ids)
-	}
 	if m.Forest, err = im.b.Forest(); err != nil {
 		return nil, err
 	}
+	m.Forest.Average = true
 	return m, nil
 }
 

@@ -32,9 +32,6 @@ type importer struct {
 	// to many times, and a small file could mean the same large tree a million times over.
 	budget int64
 
-	ids      []uint32 // of all leaves so far
-	preorder bool     // in all trees so far a node's id is its index in preorder
-
 	visited []uint64 // a bit a node
 	stack   []int    // nodes still to visit, the next one last
 	leaf    []float64
@@ -192,9 +189,6 @@ func (im *importer) walk(c columns, values *array) error {
 			return fmt.Errorf("%w: node %d is the child of two nodes, or of its own descendant", ErrMalformed, id)
 		}
 		im.visited[id/64] |= 1 << (id % 64)
-		if id != order {
-			im.preorder = false
-		}
 		order++
 		left, right := c.left.int(id), c.right.int(id)
 		if left == noChild && right == noChild {
@@ -241,8 +235,11 @@ func (im *importer) addSplit(c columns, id int, left, right int64) error {
 	if math.IsNaN(threshold) {
 		return fmt.Errorf("%w: its threshold is NaN", ErrMalformed)
 	}
-	missingLeft := c.missingLeft != nil && c.missingLeft.int(id) != 0
-	return im.b.Split(int(feature), roundDown(threshold), missingLeft)
+	var flags model.Flags
+	if c.missingLeft != nil && c.missingLeft.int(id) != 0 {
+		flags = model.MissingLeft
+	}
+	return im.b.Split(int(feature), float64(roundDown(threshold)), flags)
 }
 
 func (im *importer) addLeaf(id int, values *array) error {
@@ -266,8 +263,11 @@ func (im *importer) addLeaf(id int, values *array) error {
 			return fmt.Errorf("%w: the fractions of its classes add up to %v", ErrMalformed, sum(row))
 		}
 	}
-	im.ids = append(im.ids, uint32(id))
-	return im.b.Leaf(row...)
+	if err := im.b.Leaf(row...); err != nil {
+		return err
+	}
+	im.b.LeafID(uint32(id))
+	return nil
 }
 
 // row gives the values of a node, until the next call.

@@ -1,0 +1,129 @@
+// Package link makes scores from margins, in the precision and the order of operations of the library that trained
+// the model.
+//
+//   - XGBoost, whose margins are float32: glibc's expf; a sigmoid is 1/(exp(-x)+1+1e-16) in float32, the sum of a softmax
+//     is kept in float64.
+//   - LightGBM and scikit-learn, whose margins are float64: glibc's exp. scikit-learn's softmax uses NumPy's exp, whose
+//     bits depend on the processor: it is up to 2 units in the last place away.
+package link
+
+import (
+	"math"
+
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// Apply replaces the margins of one row by its scores. With single they are float32, kept as float64.
+func Apply(l model.Link, single bool, x []float64) {
+	if single {
+		apply32(l, x)
+		return
+	}
+	switch l.Name {
+	case model.Sigmoid:
+		for i, v := range x {
+			x[i] = 1 / (1 + math.Exp(-l.Scale*v))
+		}
+	case model.Softmax:
+		softmax(x)
+	case model.Exp:
+		for i, v := range x {
+			x[i] = math.Exp(v)
+		}
+	case model.Step:
+		step(x)
+	case model.Square:
+		for i, v := range x {
+			x[i] = math.Copysign(v*v, v)
+		}
+	case model.Softplus:
+		for i, v := range x {
+			x[i] = math.Log1p(math.Exp(v))
+		}
+	case model.Isolation:
+		x[0] = Isolation(l, x[0]) - l.Offset
+	}
+}
+
+// Isolation is the score_samples of an isolation forest, for the sum x of the depths.
+func Isolation(l model.Link, x float64) float64 {
+	if l.Scale == 0 {
+		return -2 // a forest grown on one sample: 2 to the 1
+	}
+	return -math.Exp2(-(x / l.Scale))
+}
+
+func softmax(x []float64) {
+	top := x[0]
+	for _, v := range x[1:] {
+		top = max(top, v)
+	}
+	sum := 0.0
+	for i, v := range x {
+		x[i] = math.Exp(v - top)
+		sum += x[i]
+	}
+	for i := range x {
+		x[i] /= sum
+	}
+}
+
+func step(x []float64) {
+	for i, v := range x {
+		x[i] = 0
+		if v > 0 {
+			x[i] = 1
+		}
+	}
+}
+
+func apply32(l model.Link, x []float64) {
+	switch l.Name {
+	case model.Sigmoid:
+		for i, v := range x {
+			x[i] = float64(sigmoid32(float32(v)))
+		}
+	case model.Softmax:
+		softmax32(x)
+	case model.Exp:
+		for i, v := range x {
+			x[i] = float64(exp32(float32(v)))
+		}
+	case model.Step:
+		step(x)
+	case model.Square:
+		for i, v := range x {
+			x[i] = math.Copysign(float64(float32(v)*float32(v)), v)
+		}
+	case model.Softplus:
+		for i, v := range x {
+			x[i] = float64(float32(math.Log1p(float64(exp32(float32(v))))))
+		}
+	}
+}
+
+// sigmoid32 is XGBoost's. Its exponent is capped so that expf does not overflow.
+func sigmoid32(x float32) float32 {
+	const most = 88.7
+	e := exp32(min(-x, most))
+	return 1 / (e + 1 + 1e-16)
+}
+
+// softmax32 is XGBoost's: the sum is float64, the division float32.
+func softmax32(x []float64) {
+	top := float32(x[0])
+	for _, v := range x[1:] {
+		top = max(top, float32(v))
+	}
+	sum := 0.0
+	for i, v := range x {
+		e := exp32(float32(v) - top)
+		x[i] = float64(e)
+		sum += float64(e)
+	}
+	for i, v := range x {
+		x[i] = float64(float32(v) / float32(sum))
+	}
+}
+
+func exp32(x float32) float32 { return float32(math.Exp(float64(x))) }
