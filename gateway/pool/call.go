@@ -79,9 +79,13 @@ type Call struct {
 	attempts [maxAttempts]Attempt
 	n        int // attempts so far
 	deaths   int
-	guest    bool // it is the guest of the replica that it is in flight on
-	waiting  bool // for a replica, or for its turn
+	turn     time.Time // until then it goes only where no other call is that a replica died with
+	guest    bool      // it is the guest of the replica that it is in flight on
+	waiting  bool      // for a replica, or for its turn
 }
+
+// alone tells whether the call must not go where another is that a replica died with. The caller holds the lock.
+func (c *Call) alone(now time.Time) bool { return c.deaths > 0 && now.Before(c.turn) }
 
 // Attempts are the replicas that the call was sent to, once it has ended.
 func (c *Call) Attempts() []Attempt { return c.attempts[:c.n] }

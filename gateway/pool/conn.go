@@ -65,7 +65,7 @@ func (c *conn) send(call *Call, load *pick.Load, now time.Time) error {
 	switch {
 	case c.out == nil || c.draining || c.retired || c.load != load:
 		return errDown
-	case call.deaths > 0 && c.guest != nil:
+	case call.alone(now) && c.guest != nil:
 		return errTurn
 	case c.out.Waiting() > c.pool.maxUnsent:
 		return errFull
@@ -80,7 +80,7 @@ func (c *conn) send(call *Call, load *pick.Load, now time.Time) error {
 		c.out = nil // the stream has broken, and its reader is about to see it, too
 		return errDown
 	}
-	if call.deaths > 0 {
+	if call.alone(now) {
 		c.guest, call.guest = call, true
 	}
 	c.pending[id] = call

@@ -32,6 +32,10 @@ import (
 // sweepEvery is how often deadlines are looked at: a call ends at most this late.
 const sweepEvery = 10 * time.Millisecond
 
+// maxTurn is how long a request that a replica died with waits for a replica without another such request. Then it
+// goes all the same: it is more likely to be late than to be what the replica died of.
+const maxTurn = time.Second
+
 // Config is what a user decides about the pool.
 type Config struct {
 	// Admit bounds what is accepted and not yet answered.
@@ -76,7 +80,7 @@ type Pool struct {
 // waiting says how a call waits.
 type waiting struct {
 	since time.Time
-	turn  bool // a replica died with the call
+	turn  time.Time // when it no longer waits for its turn; zero: no replica died with it
 }
 
 // view is what picking reads: immutable.
@@ -250,9 +254,12 @@ func (p *Pool) place(call *Call) bool {
 			p.end(call, nil, fmt.Errorf("%w: %d refused the request", ErrNoReplica, call.n))
 			return true
 		}
-		tried := call.tried[:call.n]
-		if call.deaths > 0 || len(full) > 0 {
-			tried = append(slices.Concat(tried, full), v.withGuests(call)...)
+		tried, now := call.tried[:call.n], time.Now()
+		if len(full) > 0 {
+			tried = slices.Concat(tried, full)
+		}
+		if call.alone(now) {
+			tried = append(slices.Clip(tried), v.withGuests()...)
 		}
 		i, err := v.picker.Pick(pick.Info{Cost: call.Cost, Tried: tried})
 		if err != nil {
@@ -271,7 +278,6 @@ func (p *Pool) place(call *Call) bool {
 			continue // something changed before the call was among those that wait
 		}
 		c, load := v.conns[i], v.replicas[i].Load
-		now := time.Now()
 		if err := c.send(call, load, now); err != nil {
 			load.Release(max(call.Cost, 1))
 			call.mu.Unlock()
@@ -292,12 +298,9 @@ func (p *Pool) place(call *Call) bool {
 	}
 }
 
-// withGuests are the replicas that a call which a replica died with must not go to now: they have another
-// such call, and if they died, too, one could not tell of which.
-func (v *view) withGuests(call *Call) (loads []*pick.Load) {
-	if call.deaths == 0 {
-		return nil
-	}
+// withGuests are the replicas that have a call which a replica died with. Another such call must not go there now:
+// if they died, too, one could not tell of which.
+func (v *view) withGuests() (loads []*pick.Load) {
 	for i, c := range v.conns {
 		c.mu.Lock()
 		taken := c.guest != nil
@@ -322,7 +325,7 @@ func (p *Pool) wait(call *Call) bool {
 		return false
 	}
 	call.waiting = true
-	p.waiting[call] = waiting{time.Now(), call.deaths > 0}
+	p.waiting[call] = waiting{time.Now(), call.turn}
 	return true
 }
 
@@ -360,7 +363,7 @@ func (p *Pool) next() {
 	var calls []*Call
 	p.waitMu.Lock()
 	for call, w := range p.waiting {
-		if w.turn {
+		if !w.turn.IsZero() {
 			if calls = append(calls, call); len(calls) == some {
 				break
 			}
@@ -414,6 +417,8 @@ func (p *Pool) orphaned(c *conn, id uint64, call *Call, clean bool) {
 	if !clean {
 		why = "died"
 		call.deaths++
+		now := time.Now()
+		call.turn = now.Add(min(maxTurn, call.Deadline.Sub(now)/4))
 	}
 	next := c.end(call, why)
 	deaths := call.deaths
@@ -457,16 +462,6 @@ func (p *Pool) end(call *Call, reply []byte, err error) {
 	}
 }
 
-// takesTurns tells whether a call that waits has a replica to go to when it is its turn.
-func (p *Pool) takesTurns(call *Call) bool {
-	v := p.view.Load()
-	call.mu.Lock()
-	defer call.mu.Unlock()
-	return call.deaths > 0 && slices.ContainsFunc(v.replicas, func(r pick.Replica) bool {
-		return !slices.Contains(call.tried[:call.n], r.Load)
-	})
-}
-
 // sweep ends calls whose time is up.
 func (p *Pool) sweep() {
 	tick := time.NewTicker(sweepEvery)
@@ -502,24 +497,27 @@ func (p *Pool) sweep() {
 			p.end(call, nil, ErrDeadline)
 		}
 		late = late[:0]
-		var homeless []*Call
+		var homeless, turns []*Call
 		p.waitMu.Lock()
 		for call, w := range p.waiting {
 			switch {
-			case now.Sub(w.since) > p.cfg.MaxWait:
-				homeless = append(homeless, call)
 			case now.After(call.Deadline):
 				late = append(late, call)
+			case !w.turn.IsZero() && now.After(w.turn):
+				p.waiting[call] = waiting{since: w.since} // from now on it waits for a replica, as others do
+				turns = append(turns, call)
+			case now.Sub(w.since) > p.cfg.MaxWait:
+				homeless = append(homeless, call)
 			}
 		}
 		p.waitMu.Unlock()
 		for _, call := range late {
 			p.end(call, nil, ErrDeadline)
 		}
+		for _, call := range turns {
+			p.place(call)
+		}
 		for _, call := range homeless {
-			if p.takesTurns(call) {
-				continue
-			}
 			p.end(call, nil, fmt.Errorf("%w, and none became so within %v", ErrNoReplica, p.cfg.MaxWait))
 		}
 		clear(late)

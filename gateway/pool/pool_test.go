@@ -247,7 +247,7 @@ func TestPoisonAmongOthers(t *testing.T) {
 					return
 				}
 				background.Go(func() {
-					time.Sleep(5 * time.Millisecond)
+					time.Sleep(2 * time.Millisecond)
 					if !dead.Load() {
 						echo(j)
 					}
@@ -275,6 +275,43 @@ func TestPoisonAmongOthers(t *testing.T) {
 		if killed.Load() != 2 || deaths < 20 {
 			t.Errorf("round %d: it killed %d replicas, which died with %d other requests", round, killed.Load(), deaths)
 		}
+	}
+}
+
+// TestTurns: requests that a replica died with go to another one by one, but none waits long for its turn.
+func TestTurns(t *testing.T) {
+	handle, jobs := hold(100)
+	p := start(t, pool.Config{})
+	dies, slow := fakes.StartReplica(t, handle), fakes.StartReplica(t, handle)
+	serve(t, p, dies)
+	var calls []*call
+	for range 10 {
+		calls = append(calls, begin(p, "x", 2*time.Second))
+	}
+	for range calls {
+		take(t, jobs)
+	}
+	serve(t, p, dies, slow)
+	dies.Stop()
+	first := take(t, jobs)
+	time.Sleep(50 * time.Millisecond)
+	if n := slow.Came(); n != 1 {
+		t.Errorf("%d went to the other replica at once", n)
+	}
+	echo(first)
+	take(t, jobs) // has the next turn, and keeps it
+	for range len(calls) - 2 {
+		echo(take(t, jobs))
+	}
+	answered := 0
+	for _, c := range calls {
+		c.wait(t)
+		if c.Err == nil {
+			answered++
+		}
+	}
+	if answered != len(calls)-1 {
+		t.Errorf("%d were answered", answered)
 	}
 }
 
