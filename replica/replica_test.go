@@ -31,6 +31,7 @@ import (
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
 	"github.com/coppice-mesh/coppice/replica"
 	"github.com/coppice-mesh/coppice/replica/control"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
 	"github.com/coppice-mesh/coppice/replica/plugin"
 	"github.com/coppice-mesh/coppice/replica/worker"
 )
@@ -229,15 +230,27 @@ type twice struct {
 	closed bool
 }
 
-func (m *twice) NumFeatures() int                { return 1 }
-func (m *twice) NumOutputs() int                 { return 1 }
-func (m *twice) NumTrees() int                   { return 1 }
-func (m *twice) Classes() []string               { return nil }
-func (m *twice) FeatureName(int) string          { return "" }
-func (m *twice) TakesMissing() bool              { return false }
-func (m *twice) Leaves([]int64, []float32) error { return nil }
+func (m *twice) Input() model.Input                    { return model.Float32 }
+func (m *twice) NumFeatures() int                      { return 1 }
+func (m *twice) NumMargins() int                       { return 1 }
+func (m *twice) NumScores() int                        { return 1 }
+func (m *twice) NumTargets() int                       { return 1 }
+func (m *twice) NumTrees() int                         { return 1 }
+func (m *twice) Classes() []string                     { return nil }
+func (m *twice) FeatureName(int) string                { return "" }
+func (m *twice) TakesMissing() bool                    { return false }
+func (m *twice) TakesInfinite() bool                   { return false }
+func (m *twice) Leaves([]int64, []float32) error       { return nil }
+func (m *twice) Leaves64([]int64, []float64) error     { return nil }
+func (m *twice) Margins64([]float64, []float64) error  { return errors.New("rows of the wrong type") }
+func (m *twice) LabelOf(int, []float64, []float64) int { return 0 }
 
-func (m *twice) Predict(dst []float64, rows []float32) error {
+func (m *twice) Scores(dst, margins []float64) error {
+	copy(dst, margins)
+	return nil
+}
+
+func (m *twice) Margins(dst []float64, rows []float32) error {
 	if m.opener.gate != nil {
 		<-m.opener.gate
 	}

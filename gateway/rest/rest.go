@@ -146,7 +146,19 @@ func render(res *coppicev1.PredictResponse, kind string) *answer {
 			a.Prediction = append(a.Prediction, p.GetValue())
 			continue
 		}
-		a.Prediction = append(a.Prediction, label(p.GetLabel(), kind))
+		if len(p.GetValues()) > 0 {
+			a.Prediction = append(a.Prediction, p.GetValues())
+			continue
+		}
+		if len(p.GetLabels()) > 0 {
+			var labels []any
+			for _, l := range p.GetLabels() {
+				labels = append(labels, label(l, kind))
+			}
+			a.Prediction = append(a.Prediction, labels)
+		} else {
+			a.Prediction = append(a.Prediction, label(p.GetLabel(), kind))
+		}
 		a.Probability = append(a.Probability, p.GetScores())
 	}
 	return a

@@ -317,7 +317,7 @@ func FuzzPredict(f *testing.F) {
 				}
 			})
 			for c := range columns + 1 {
-				if _, _, err := p.AppendInstances(nil, c); err == nil {
+				if _, _, err := AppendInstances[float32](nil, &p, c); err == nil {
 					t.Fatalf("took what protobuf refuses: %v", protoErr)
 				}
 			}
@@ -349,7 +349,7 @@ func FuzzPredict(f *testing.F) {
 			if x == nil || x.Type != w.GetDataType() || int64(x.Rows) != w.GetShape()[0] || int64(x.Columns) != w.GetShape()[1] || !bytes.Equal(x.Data, w.GetData()) || p.Rows != x.Rows {
 				t.Fatalf("%+v, protobuf has %v", x, w)
 			}
-			rows, over := x.AppendFloat32(nil)
+			rows, over := AppendTensor[float32](nil, x)
 			if len(rows) != x.Rows*x.Columns || over >= len(rows) {
 				t.Fatalf("%d values of [%d, %d], overflow at %d", len(rows), x.Rows, x.Columns, over)
 			}
@@ -370,7 +370,7 @@ func FuzzPredict(f *testing.F) {
 				want = append(want, float32(v))
 			}
 		}
-		rows, over, err := p.AppendInstances(nil, columns)
+		rows, over, err := AppendInstances[float32](nil, &p, columns)
 		if (err == nil) != even {
 			t.Fatalf("%v, but all rows are as long: %v: %v", err, even, &req)
 		}

@@ -243,29 +243,31 @@ func (t *Tensor) read(b []byte) error {
 	return nil
 }
 
-// AppendFloat32 appends the tensor's values as float32 and returns the index of the first float64 that is
-// finite and not in float32's range, or -1.
-func (t *Tensor) AppendFloat32(dst []float32) (rows []float32, overflow int) {
+// Value is the type in which a model takes its rows.
+type Value interface{ float32 | float64 }
+
+// AppendTensor appends the tensor's values and returns the index of the first that is finite and not in T's range, or -1.
+func AppendTensor[T Value](dst []T, t *Tensor) (rows []T, overflow int) {
 	overflow = -1
 	if t.Type == coppicev1.DataType_DATA_TYPE_FP32 {
 		for i := 0; i+4 <= len(t.Data); i += 4 {
-			dst = append(dst, math.Float32frombits(binary.LittleEndian.Uint32(t.Data[i:])))
+			dst = append(dst, T(math.Float32frombits(binary.LittleEndian.Uint32(t.Data[i:]))))
 		}
 		return dst, overflow
 	}
 	for i := 0; i+8 <= len(t.Data); i += 8 {
 		var ok bool
-		if dst, ok = appendNarrowed(dst, binary.LittleEndian.Uint64(t.Data[i:])); !ok && overflow < 0 {
+		if dst, ok = appendValue(dst, binary.LittleEndian.Uint64(t.Data[i:])); !ok && overflow < 0 {
 			overflow = i / 8
 		}
 	}
 	return dst, overflow
 }
 
-// AppendInstances appends the values of all instances as float32, columns of them each. It returns the index
-// of the first float64 that is finite and not in float32's range, or -1; its error wraps ErrMalformed, or
+// AppendInstances appends the values of all instances, columns of them each. It returns the index
+// of the first that is finite and not in T's range, or -1; its error wraps ErrMalformed, or
 // ErrRequest for an instance that has another number of values.
-func (p *Predict) AppendInstances(dst []float32, columns int) (rows []float32, overflow int, err error) {
+func AppendInstances[T Value](dst []T, p *Predict, columns int) (rows []T, overflow int, err error) {
 	overflow = -1
 	start := len(dst)
 	row := 0
@@ -311,7 +313,7 @@ func (p *Predict) AppendInstances(dst []float32, columns int) (rows []float32, o
 			v = v[n:]
 			for got += len(values) / 8; len(values) > 0 && got <= columns; values = values[8:] {
 				var ok bool
-				if dst, ok = appendNarrowed(dst, binary.LittleEndian.Uint64(values)); !ok && overflow < 0 {
+				if dst, ok = appendValue(dst, binary.LittleEndian.Uint64(values)); !ok && overflow < 0 {
 					overflow = len(dst) - 1 - start
 				}
 			}
@@ -324,10 +326,10 @@ func (p *Predict) AppendInstances(dst []float32, columns int) (rows []float32, o
 	return dst, overflow, nil
 }
 
-// appendNarrowed rounds a float64 to float32 as scikit-learn does, and tells whether a finite one stayed so.
-func appendNarrowed(dst []float32, bits uint64) ([]float32, bool) {
+// appendValue rounds a float64 to T, as libraries do that compare float32, and tells whether a finite one stayed so.
+func appendValue[T Value](dst []T, bits uint64) ([]T, bool) {
 	wide := math.Float64frombits(bits)
-	narrow := float32(wide)
-	ok := !math.IsInf(float64(narrow), 0) || math.IsInf(wide, 0)
-	return append(dst, narrow), ok
+	v := T(wide)
+	ok := !math.IsInf(float64(v), 0) || math.IsInf(wide, 0)
+	return append(dst, v), ok
 }

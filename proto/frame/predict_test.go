@@ -97,7 +97,7 @@ func TestPredictRows(t *testing.T) {
 	if err := p.Read(marshal(t, &coppicev1.PredictRequest{Instances: instances([]float64{0.1, nan}, []float64{-inf, 1e-50})})); err != nil {
 		t.Fatal(err)
 	}
-	rows, over, err := p.AppendInstances([]float32{42}, 2)
+	rows, over, err := AppendInstances([]float32{42}, &p, 2)
 	if err != nil || over != -1 || len(rows) != 5 || rows[0] != 42 || rows[1] != 0.1 || rows[2] == rows[2] || rows[3] != float32(-inf) || rows[4] != 0 {
 		t.Errorf("%v, overflow at %d, %v", rows, over, err)
 	}
@@ -117,7 +117,7 @@ func TestPredictRows(t *testing.T) {
 			if err := p.Read(marshal(t, &coppicev1.PredictRequest{Instances: instances(tt.rows...)})); err != nil {
 				t.Fatal(err)
 			}
-			_, over, err := p.AppendInstances(nil, 2)
+			_, over, err := AppendInstances[float32](nil, &p, 2)
 			if (tt.want == "") != (err == nil) || (err != nil && (!errors.Is(err, ErrRequest) || !strings.Contains(err.Error(), tt.want))) {
 				t.Errorf("%v, want %q", err, tt.want)
 			}
@@ -134,14 +134,14 @@ func TestPredictRows(t *testing.T) {
 	if err := p.Read(protowire.AppendBytes(protowire.AppendTag(nil, 3, protowire.BytesType), inst)); err != nil {
 		t.Fatal(err)
 	}
-	if rows, _, err := p.AppendInstances(nil, 2); err != nil || len(rows) != 2 || rows[0] != 1 || rows[1] != 2 {
+	if rows, _, err := AppendInstances[float32](nil, &p, 2); err != nil || len(rows) != 2 || rows[0] != 1 || rows[1] != 2 {
 		t.Errorf("parts: %v, %v", rows, err)
 	}
 	for _, bad := range [][]byte{{0x0a, 7, 1, 2, 3, 4, 5, 6, 7}, {0x09, 1, 2}, {0x0a, 9}, {0x07}, {0x0a}} {
 		if err := p.Read(protowire.AppendBytes(protowire.AppendTag(nil, 3, protowire.BytesType), bad)); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := p.AppendInstances(nil, 1); !errors.Is(err, ErrMalformed) {
+		if _, _, err := AppendInstances[float32](nil, &p, 1); !errors.Is(err, ErrMalformed) {
 			t.Errorf("instance % x: %v", bad, err)
 		}
 	}

@@ -2,10 +2,10 @@ package worker
 
 import (
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/coppice-mesh/coppice/proto/frame"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
 	"google.golang.org/grpc/codes"
 )
 
@@ -18,12 +18,21 @@ const (
 
 // batch is the memory of one executor.
 type batch struct {
-	jobs   []*job
-	rows   []float32
-	scores []float64
-	again  []float64 // what WORK_MEDIUM and WORK_HEAVY compute besides
-	leaves []int64
-	out    []byte
+	jobs    []*job
+	rows32  []float32 // of a model that compares float32
+	rows64  []float64 // of one that compares float64
+	margins []float64
+	scores  []float64
+	again   []float64 // what WORK_MEDIUM and WORK_HEAVY compute besides
+	leaves  []int64
+	out     []byte
+}
+
+// rows are those of a batch in the type in which its model compares, and the model's functions for it.
+type rows[T frame.Value] struct {
+	all     *[]T
+	margins func(dst []float64, rows []T) error
+	leaves  func(dst []int64, rows []T) error
 }
 
 // execute evaluates batches until the queue is closed and empty.
@@ -35,18 +44,25 @@ func (s *Server) execute() {
 		if len(b.jobs) == 0 {
 			return
 		}
-		s.run(&b)
+		if f := b.jobs[0].model.Forest; f.Input() == model.Float64 {
+			run(s, &b, rows[float64]{&b.rows64, f.Margins64, f.Leaves64})
+		} else {
+			run(s, &b, rows[float32]{&b.rows32, f.Margins, f.Leaves})
+		}
 		b.trim()
 	}
 }
 
 // trim gives back what an unusually large batch needed.
 func (b *batch) trim() {
-	if cap(b.rows) > keepValues {
-		b.rows = nil
+	if cap(b.rows32) > keepValues {
+		b.rows32 = nil
 	}
-	if cap(b.scores) > keepValues {
-		b.scores, b.again = nil, nil
+	if cap(b.rows64) > keepValues {
+		b.rows64 = nil
+	}
+	if cap(b.scores) > keepValues || cap(b.margins) > keepValues {
+		b.scores, b.margins, b.again = nil, nil, nil
 	}
 	if cap(b.leaves) > keepValues {
 		b.leaves = nil
@@ -57,11 +73,11 @@ func (b *batch) trim() {
 }
 
 // run decodes the rows of all jobs into one matrix, evaluates it, and answers each job.
-func (s *Server) run(b *batch) {
-	m := b.jobs[0].model
-	features, k, trees := m.Forest.NumFeatures(), m.Forest.NumOutputs(), m.Forest.NumTrees()
+func run[T frame.Value](s *Server, b *batch, r rows[T]) {
+	f := b.jobs[0].model.Forest
+	features := f.NumFeatures()
 	batched := time.Now()
-	b.rows = b.rows[:0]
+	*r.all = (*r.all)[:0]
 	live := b.jobs[:0]
 	want := outputs(0)
 	for _, j := range b.jobs {
@@ -70,9 +86,9 @@ func (s *Server) run(b *batch) {
 			s.finish(j, code, msg, nil)
 			continue
 		}
-		j.first = len(b.rows) / features
-		if code, msg := b.decode(j, features); code != codes.OK {
-			b.rows = b.rows[:j.first*features]
+		j.first = len(*r.all) / features
+		if code, msg := decode(r.all, j, features); code != codes.OK {
+			*r.all = (*r.all)[:j.first*features]
 			s.finish(j, code, msg, nil)
 			continue
 		}
@@ -83,15 +99,15 @@ func (s *Server) run(b *batch) {
 		return
 	}
 	if s.set.Failpoint != nil {
-		s.set.Failpoint(b.rows)
+		s.set.Failpoint(b.rows32)
 	}
-	n := len(b.rows) / features
-	b.scores = grow(b.scores, n*k)
+	n := len(*r.all) / features
+	b.margins, b.scores = grow(b.margins, n*f.NumMargins()), grow(b.scores, n*f.NumScores())
 	if want&wantLeaf != 0 {
-		b.leaves = grow(b.leaves, n*trees)
+		b.leaves = grow(b.leaves, n*f.NumTrees())
 	}
 	started := time.Now()
-	err := s.evaluate(b, m, live, n, want)
+	err := evaluate(b, r, f, live, n, want)
 	done := time.Now()
 	for i, j := range live {
 		j.rec.Evaluated, j.rec.Done = started, done
@@ -103,7 +119,7 @@ func (s *Server) run(b *batch) {
 	// Whoever asked for more work waits for it alone.
 	for _, j := range live {
 		if frame.WorkFactor(j.req.Work) > 1 && err == nil {
-			err := s.repeat(b, j)
+			err := repeat(b, r, j)
 			j.rec.Done = time.Now()
 			s.answer(b, j, err)
 		}
@@ -120,20 +136,21 @@ func (s *Server) answer(b *batch, j *job, err error) {
 		s.finish(j, codes.Internal, err.Error(), nil)
 		return
 	}
-	m := j.model
-	k, trees := m.Forest.NumOutputs(), m.Forest.NumTrees()
-	var leaves []int64
+	f := j.model.Forest
+	res := results{f: f, rows: j.req.Rows, margins: part(b.margins, j, f.NumMargins()), scores: part(b.scores, j, f.NumScores())}
 	if j.want&wantLeaf != 0 {
-		leaves = b.leaves[j.first*trees : (j.first+j.req.Rows)*trees]
+		res.leaves = part(b.leaves, j, f.NumTrees())
 	}
-	b.out = appendResponse(b.out[:0], m, j.requestID, j.req.Rows, j.want, j.req.Tensor != nil,
-		b.scores[j.first*k:(j.first+j.req.Rows)*k], leaves)
+	b.out = appendResponse(b.out[:0], j.model, j.requestID, j.want, j.req.Tensor != nil, res)
 	payload := b.out
 	if len(payload) > frame.ChunkBytes {
 		b.out = nil // it is sent in chunks, from this memory
 	}
 	s.finish(j, codes.OK, "", payload)
 }
+
+// part cuts the job's rows out of what the batch has n values a row of.
+func part[T any](all []T, j *job, n int) []T { return all[j.first*n : (j.first+j.req.Rows)*n] }
 
 // ended tells whether nobody waits for the job any more.
 func (j *job) ended(now time.Time) (codes.Code, string) {
@@ -147,32 +164,37 @@ func (j *job) ended(now time.Time) (codes.Code, string) {
 }
 
 // decode appends the job's rows to the batch and refuses values that the model cannot take.
-func (b *batch) decode(j *job, features int) (codes.Code, string) {
-	start := len(b.rows)
+func decode[T frame.Value](all *[]T, j *job, features int) (codes.Code, string) {
+	start := len(*all)
 	var overflow int
 	if t := j.req.Tensor; t != nil {
-		b.rows, overflow = t.AppendFloat32(b.rows)
+		*all, overflow = frame.AppendTensor(*all, t)
 	} else {
 		var err error
-		if b.rows, overflow, err = j.req.AppendInstances(b.rows, features); err != nil {
+		if *all, overflow, err = frame.AppendInstances(*all, &j.req, features); err != nil {
 			return codes.InvalidArgument, err.Error()
 		}
 	}
-	missing := j.model.Forest.TakesMissing()
-	if overflow >= 0 {
+	missing, infinite := j.model.Forest.TakesMissing(), j.model.Forest.TakesInfinite()
+	if overflow >= 0 && !infinite {
 		return codes.InvalidArgument, fmt.Sprintf("row %d, feature %s: the value is too large for float32, which model %q compares in",
 			overflow/features, j.model.featureName(overflow%features), j.model.Name)
 	}
-	for i, v := range b.rows[start:] {
+	if missing && infinite {
+		return codes.OK, ""
+	}
+	for i, v := range (*all)[start:] {
 		if v-v == 0 { // finite
 			continue
 		}
 		what := "an infinity"
-		if math.IsNaN(float64(v)) {
+		if v != v {
 			if missing {
 				continue
 			}
 			what = "NaN"
+		} else if infinite {
+			continue
 		}
 		return codes.InvalidArgument, fmt.Sprintf("row %d, feature %s: %s, which model %q does not take",
 			i/features, j.model.featureName(i%features), what, j.model.Name)
@@ -180,17 +202,21 @@ func (b *batch) decode(j *job, features int) (codes.Code, string) {
 	return codes.OK, ""
 }
 
-// evaluate fills scores and leaves for all rows, in blocks. It stops early when nobody waits for any of the
+// evaluate fills margins, scores and leaves for all rows, in blocks. It stops early when nobody waits for any of the
 // jobs.
-func (s *Server) evaluate(b *batch, m *Model, jobs []*job, n int, want outputs) error {
-	features, k, trees := m.Forest.NumFeatures(), m.Forest.NumOutputs(), m.Forest.NumTrees()
+func evaluate[T frame.Value](b *batch, r rows[T], f Forest, jobs []*job, n int, want outputs) error {
+	features, k, scores, trees := f.NumFeatures(), f.NumMargins(), f.NumScores(), f.NumTrees()
 	for i := 0; i < n; i += blockRows {
 		end := min(i+blockRows, n)
-		if err := m.Forest.Predict(b.scores[i*k:end*k], b.rows[i*features:end*features]); err != nil {
+		block := (*r.all)[i*features : end*features]
+		if err := r.margins(b.margins[i*k:end*k], block); err != nil {
+			return err
+		}
+		if err := f.Scores(b.scores[i*scores:end*scores], b.margins[i*k:end*k]); err != nil {
 			return err
 		}
 		if want&wantLeaf != 0 {
-			if err := m.Forest.Leaves(b.leaves[i*trees:end*trees], b.rows[i*features:end*features]); err != nil {
+			if err := r.leaves(b.leaves[i*trees:end*trees], block); err != nil {
 				return err
 			}
 		}
@@ -202,15 +228,15 @@ func (s *Server) evaluate(b *batch, m *Model, jobs []*job, n int, want outputs) 
 }
 
 // repeat evaluates the rows of one job again, as often as its work asks for.
-func (s *Server) repeat(b *batch, j *job) error {
+func repeat[T frame.Value](b *batch, r rows[T], j *job) error {
 	f := j.model.Forest
-	features, k := f.NumFeatures(), f.NumOutputs()
-	rows := b.rows[j.first*features : (j.first+j.req.Rows)*features]
+	features, k := f.NumFeatures(), f.NumMargins()
+	own := part(*r.all, j, features)
 	b.again = grow(b.again, min(j.req.Rows, blockRows)*k)
 	for range frame.WorkFactor(j.req.Work) - 1 {
 		for i := 0; i < j.req.Rows; i += blockRows {
 			end := min(i+blockRows, j.req.Rows)
-			if err := f.Predict(b.again[:(end-i)*k], rows[i*features:end*features]); err != nil {
+			if err := r.margins(b.again[:(end-i)*k], own[i*features:end*features]); err != nil {
 				return err
 			}
 			if code, _ := j.ended(time.Now()); code != codes.OK {

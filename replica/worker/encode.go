@@ -15,10 +15,13 @@ const (
 	responsePredictions = 5
 	responseTensors     = 6
 
+	predictionLabel   = 1
 	predictionValue   = 2
 	predictionScores  = 3
 	predictionMargins = 4
 	predictionLeaves  = 5
+	predictionValues  = 6
+	predictionLabels  = 7
 
 	namedTensorName   = 1
 	namedTensorTensor = 2
@@ -58,111 +61,130 @@ func outputSet(list []coppicev1.Output) outputs {
 	return o
 }
 
-// appendResponse encodes the PredictResponse for one request. scores has outputs values a row, leaves one
-// a tree and row if they were asked for.
-func appendResponse(b []byte, m *Model, requestID []byte, rows int, want outputs, tensor bool, scores []float64, leaves []int64) []byte {
+// results are what was evaluated for the rows of one request, row-major.
+type results struct {
+	f       Forest
+	rows    int
+	margins []float64
+	scores  []float64
+	leaves  []int64 // only if they were asked for
+}
+
+// of cuts out one row. Its rows is 1.
+func (r results) of(i int) results {
+	k, n, trees := r.f.NumMargins(), r.f.NumScores(), r.f.NumTrees()
+	one := results{f: r.f, rows: 1, margins: r.margins[i*k : (i+1)*k], scores: r.scores[i*n : (i+1)*n]}
+	if r.leaves != nil {
+		one.leaves = r.leaves[i*trees : (i+1)*trees]
+	}
+	return one
+}
+
+// label is the index of the class of a target, for the results of one row.
+func (r results) label(target int) int { return r.f.LabelOf(target, r.margins, r.scores) }
+
+// appendResponse encodes the PredictResponse for one request.
+func appendResponse(b []byte, m *Model, requestID []byte, want outputs, tensor bool, r results) []byte {
 	b = append(b, m.prefix...)
 	if len(requestID) > 0 {
 		b = protowire.AppendTag(b, responseRequestID, protowire.BytesType)
 		b = protowire.AppendBytes(b, requestID)
 	}
 	if tensor {
-		return appendTensors(b, m, rows, want, scores, leaves)
+		return appendTensors(b, m, want, r)
 	}
-	k, trees := m.Forest.NumOutputs(), m.Forest.NumTrees()
-	for i := range rows {
-		row := scores[i*k : (i+1)*k]
-		var ids []int64
-		if want&wantLeaf != 0 {
-			ids = leaves[i*trees : (i+1)*trees]
-		}
-		size := predictionSize(m, want, row, ids)
+	for i := range r.rows {
+		row := r.of(i)
 		b = protowire.AppendTag(b, responsePredictions, protowire.BytesType)
-		b = protowire.AppendVarint(b, uint64(size))
-		b = appendPrediction(b, m, want, row, ids)
+		b = protowire.AppendVarint(b, uint64(predictionSize(m, want, row)))
+		b = appendPrediction(b, m, want, row)
 	}
 	return b
 }
 
-func predictionSize(m *Model, want outputs, row []float64, ids []int64) int {
+func predictionSize(m *Model, want outputs, row results) int {
 	n := 0
-	if m.labels == nil {
-		if want&wantLabel != 0 {
-			n += protowire.SizeTag(predictionValue) + 8
+	switch targets := row.f.NumTargets(); {
+	case want&wantLabel == 0:
+	case m.labels != nil:
+		for t := range targets {
+			n += len(m.labels[row.label(t)])
 		}
-	} else {
-		if want&wantLabel != 0 {
-			n += len(m.labels[argmax(row)])
-		}
-		if want&wantProbability != 0 {
-			n += doublesSize(predictionScores, len(row))
-		}
+	case targets == 1:
+		n += protowire.SizeTag(predictionValue) + 8
+	default:
+		n += doublesSize(predictionValues, targets)
+	}
+	if want&wantProbability != 0 && m.labels != nil {
+		n += doublesSize(predictionScores, len(row.scores))
 	}
 	if want&wantMargin != 0 {
-		n += doublesSize(predictionMargins, len(row))
+		n += doublesSize(predictionMargins, len(row.margins))
 	}
-	if len(ids) > 0 {
-		n += protowire.SizeTag(predictionLeaves) + protowire.SizeBytes(varintsSize(ids))
+	if row.leaves != nil {
+		n += protowire.SizeTag(predictionLeaves) + protowire.SizeBytes(varintsSize(row.leaves))
 	}
 	return n
 }
 
-func appendPrediction(b []byte, m *Model, want outputs, row []float64, ids []int64) []byte {
-	if m.labels == nil {
-		if want&wantLabel != 0 {
-			b = protowire.AppendTag(b, predictionValue, protowire.Fixed64Type)
-			b = protowire.AppendFixed64(b, math.Float64bits(row[0]))
+func appendPrediction(b []byte, m *Model, want outputs, row results) []byte {
+	switch targets := row.f.NumTargets(); {
+	case want&wantLabel == 0:
+	case m.labels != nil:
+		for t := range targets {
+			b = append(b, m.labels[row.label(t)]...)
 		}
-	} else {
-		if want&wantLabel != 0 {
-			b = append(b, m.labels[argmax(row)]...)
-		}
-		if want&wantProbability != 0 {
-			b = appendDoubles(b, predictionScores, row)
-		}
+	case targets == 1:
+		b = protowire.AppendTag(b, predictionValue, protowire.Fixed64Type)
+		b = protowire.AppendFixed64(b, math.Float64bits(row.scores[0]))
+	default:
+		b = appendDoubles(b, predictionValues, row.scores)
+	}
+	if want&wantProbability != 0 && m.labels != nil {
+		b = appendDoubles(b, predictionScores, row.scores)
 	}
 	if want&wantMargin != 0 {
-		b = appendDoubles(b, predictionMargins, row)
+		b = appendDoubles(b, predictionMargins, row.margins)
 	}
-	if len(ids) > 0 {
+	if row.leaves != nil {
 		b = protowire.AppendTag(b, predictionLeaves, protowire.BytesType)
-		b = protowire.AppendVarint(b, uint64(varintsSize(ids)))
-		for _, id := range ids {
+		b = protowire.AppendVarint(b, uint64(varintsSize(row.leaves)))
+		for _, id := range row.leaves {
 			b = protowire.AppendVarint(b, uint64(id))
 		}
 	}
 	return b
 }
 
-func appendTensors(b []byte, m *Model, rows int, want outputs, scores []float64, leaves []int64) []byte {
-	k, trees := m.Forest.NumOutputs(), m.Forest.NumTrees()
-	if want&wantLabel != 0 {
-		if m.labels == nil {
-			b = appendTensor(b, "value", coppicev1.DataType_DATA_TYPE_FP64, rows, 1, func(b []byte) []byte {
-				return appendRaw(b, scores[:rows])
-			})
-		} else {
-			b = appendTensor(b, "label", coppicev1.DataType_DATA_TYPE_INT64, rows, 1, func(b []byte) []byte {
-				for i := range rows {
-					b = binary.LittleEndian.AppendUint64(b, uint64(argmax(scores[i*k:(i+1)*k])))
+func appendTensors(b []byte, m *Model, want outputs, r results) []byte {
+	floats := func(name string, columns int, values []float64) {
+		b = appendTensor(b, name, coppicev1.DataType_DATA_TYPE_FP64, r.rows, columns, func(b []byte) []byte { return appendRaw(b, values) })
+	}
+	targets := r.f.NumTargets()
+	switch {
+	case want&wantLabel == 0:
+	case m.labels == nil:
+		floats("value", targets, r.scores)
+	default:
+		b = appendTensor(b, "label", coppicev1.DataType_DATA_TYPE_INT64, r.rows, targets, func(b []byte) []byte {
+			for i := range r.rows {
+				row := r.of(i)
+				for t := range targets {
+					b = binary.LittleEndian.AppendUint64(b, uint64(row.label(t)))
 				}
-				return b
-			})
-		}
+			}
+			return b
+		})
 	}
 	if want&wantProbability != 0 && m.labels != nil {
-		b = appendTensor(b, "probability", coppicev1.DataType_DATA_TYPE_FP64, rows, k, func(b []byte) []byte {
-			return appendRaw(b, scores[:rows*k])
-		})
+		floats("probability", r.f.NumScores(), r.scores)
 	}
 	if want&wantMargin != 0 {
-		b = appendTensor(b, "margin", coppicev1.DataType_DATA_TYPE_FP64, rows, k, func(b []byte) []byte {
-			return appendRaw(b, scores[:rows*k])
-		})
+		floats("margin", r.f.NumMargins(), r.margins)
 	}
 	if want&wantLeaf != 0 {
-		b = appendTensor(b, "leaf", coppicev1.DataType_DATA_TYPE_INT64, rows, trees, func(b []byte) []byte {
-			for _, id := range leaves[:rows*trees] {
+		b = appendTensor(b, "leaf", coppicev1.DataType_DATA_TYPE_INT64, r.rows, r.f.NumTrees(), func(b []byte) []byte {
+			for _, id := range r.leaves {
 				b = binary.LittleEndian.AppendUint64(b, uint64(id))
 			}
 			return b

@@ -1,19 +1,23 @@
 package worker
 
 import (
-	"math"
 	"slices"
 	"strconv"
 	"sync/atomic"
 
+	"github.com/coppice-mesh/coppice/replica/forest/model"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // Forest is what the worker needs of a model. Its methods may be called by several goroutines at once.
 // *forest.Model is one.
 type Forest interface {
+	// Input is the type in which the model compares, and so the one in which its rows are decoded.
+	Input() model.Input
 	NumFeatures() int
-	NumOutputs() int
+	NumMargins() int
+	NumScores() int
+	NumTargets() int
 	NumTrees() int
 	// Classes is nil for a regressor.
 	Classes() []string
@@ -21,10 +25,18 @@ type Forest interface {
 	FeatureName(i int) string
 	// TakesMissing tells whether rows may hold NaN.
 	TakesMissing() bool
-	// Predict writes NumOutputs values for each row.
-	Predict(dst []float64, rows []float32) error
+	// TakesInfinite tells whether rows may hold infinities.
+	TakesInfinite() bool
+	// Margins writes NumMargins values for each row.
+	Margins(dst []float64, rows []float32) error
+	Margins64(dst, rows []float64) error
+	// Scores makes NumScores values for each row of its margins.
+	Scores(dst, margins []float64) error
+	// LabelOf is the index of the class that is predicted for one target of a row.
+	LabelOf(target int, margins, scores []float64) int
 	// Leaves writes NumTrees leaf ids for each row.
 	Leaves(dst []int64, rows []float32) error
+	Leaves64(dst []int64, rows []float64) error
 }
 
 // Model is one version of a named model, ready to be served.
@@ -36,7 +48,8 @@ type Model struct {
 
 	// prefix is the beginning of every answer, encoded once: model, version and classes.
 	prefix []byte
-	// labels are the classes, encoded as the label field of a Prediction.
+	// labels are the classes, encoded as the label field of a Prediction, or as one of its labels when there are several
+	// targets.
 	labels [][]byte
 }
 
@@ -48,7 +61,11 @@ func NewModel(name, version, sha256 string, f Forest) *Model {
 	for _, c := range f.Classes() {
 		m.prefix = protowire.AppendTag(m.prefix, 4, protowire.BytesType)
 		m.prefix = protowire.AppendString(m.prefix, c)
-		m.labels = append(m.labels, appendString(nil, 1, c))
+		if f.NumTargets() == 1 {
+			m.labels = append(m.labels, appendString(nil, predictionLabel, c))
+		} else { // an element of a list has its place even when it is empty
+			m.labels = append(m.labels, protowire.AppendString(protowire.AppendTag(nil, predictionLabels, protowire.BytesType), c))
+		}
 	}
 	return m
 }
@@ -104,15 +121,4 @@ func (t *Table) Hashes() []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-// argmax is the index of the largest score, the first of equal ones, as numpy has it.
-func argmax(scores []float64) int {
-	best := 0
-	for i, s := range scores {
-		if s > scores[best] || (math.IsNaN(s) && !math.IsNaN(scores[best])) {
-			best = i
-		}
-	}
-	return best
 }

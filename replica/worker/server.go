@@ -348,9 +348,9 @@ func (j *job) check(maxBytes int) (codes.Code, string) {
 	if t := j.req.Tensor; t != nil && t.Columns != f.NumFeatures() {
 		return codes.InvalidArgument, fmt.Sprintf("tensor has %d columns, model %q has %d features", t.Columns, j.model.Name, f.NumFeatures())
 	}
-	perRow := 16
+	perRow := 16 * f.NumTargets()
 	if j.want&(wantProbability|wantMargin) != 0 {
-		perRow += 16 * f.NumOutputs()
+		perRow += 8 * (f.NumScores() + f.NumMargins())
 	}
 	if j.want&wantLeaf != 0 {
 		perRow += 8 * f.NumTrees()

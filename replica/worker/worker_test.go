@@ -23,6 +23,7 @@ import (
 
 	"github.com/coppice-mesh/coppice/proto/frame"
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -33,33 +34,54 @@ type sums struct {
 	features int
 	classes  []string
 	missing  bool
+	infinite bool
+	wide     bool    // it compares float64
+	shift    float64 // what scores have more than margins
+	targets  int     // 0: 1; the classes, or the scores, are shared evenly among them
 	trees    int
 	gate     chan struct{} // when set, every Predict takes from it first
 	mu       sync.Mutex
 	calls    []int // rows of each Predict
 }
 
+func (f *sums) Input() model.Input {
+	if f.wide {
+		return model.Float64
+	}
+	return model.Float32
+}
 func (f *sums) NumFeatures() int { return f.features }
-func (f *sums) NumOutputs() int  { return max(len(f.classes), 1) }
+func (f *sums) NumMargins() int  { return f.NumScores() }
+func (f *sums) NumScores() int   { return max(len(f.classes), f.NumTargets()) }
+func (f *sums) NumTargets() int  { return max(f.targets, 1) }
 func (f *sums) NumTrees() int    { return f.trees }
 func (f *sums) Classes() []string {
 	return f.classes
 }
 func (f *sums) FeatureName(i int) string { return fmt.Sprintf("f%d", i) }
 func (f *sums) TakesMissing() bool       { return f.missing }
+func (f *sums) TakesInfinite() bool      { return f.infinite }
 
-func (f *sums) Predict(dst []float64, rows []float32) error {
+func (f *sums) Margins(dst []float64, rows []float32) error {
+	wide := make([]float64, len(rows))
+	for i, v := range rows {
+		wide[i] = float64(v)
+	}
+	return f.Margins64(dst, wide)
+}
+
+func (f *sums) Margins64(dst, rows []float64) error {
 	if f.gate != nil {
 		<-f.gate
 	}
 	f.mu.Lock()
 	f.calls = append(f.calls, len(rows)/f.features)
 	f.mu.Unlock()
-	k := f.NumOutputs()
+	k := f.NumMargins()
 	for i := range len(rows) / f.features {
 		sum := 0.0
 		for _, v := range rows[i*f.features : (i+1)*f.features] {
-			sum += float64(v)
+			sum += v
 		}
 		for o := range k {
 			dst[i*k+o] = sum * float64(o+1)
@@ -68,7 +90,34 @@ func (f *sums) Predict(dst []float64, rows []float32) error {
 	return nil
 }
 
+func (f *sums) Scores(dst, margins []float64) error {
+	for i, v := range margins {
+		dst[i] = v + f.shift
+	}
+	return nil
+}
+
+func (f *sums) LabelOf(target int, _, scores []float64) int {
+	n := len(scores) / f.NumTargets()
+	best := target * n
+	for i := best; i < (target+1)*n; i++ {
+		if scores[i] > scores[best] {
+			best = i
+		}
+	}
+	return best
+}
+
 func (f *sums) Leaves(dst []int64, rows []float32) error {
+	for i := range len(rows) / f.features {
+		for t := range f.trees {
+			dst[i*f.trees+t] = int64(rows[i*f.features]) + int64(t)
+		}
+	}
+	return nil
+}
+
+func (f *sums) Leaves64(dst []int64, rows []float64) error {
 	for i := range len(rows) / f.features {
 		for t := range f.trees {
 			dst[i*f.trees+t] = int64(rows[i*f.features]) + int64(t)
@@ -229,6 +278,8 @@ func ints(v ...int64) []byte {
 func TestAnswers(t *testing.T) {
 	classifier := NewModel("c", "v1", "h1", &sums{features: 2, classes: []string{"no", "yes"}, trees: 3})
 	regressor := NewModel("r", "v2", "h2", &sums{features: 2, trees: 2})
+	two := NewModel("two", "v3", "h3", &sums{features: 2, classes: []string{"a", "b", "", "d"}, targets: 2, shift: 1, trees: 1})
+	wide := NewModel("wide", "v4", "h4", &sums{features: 1, targets: 2, shift: 1, wide: true, infinite: true, trees: 1})
 	all := []coppicev1.Output{
 		coppicev1.Output_OUTPUT_LABEL, coppicev1.Output_OUTPUT_PROBABILITY,
 		coppicev1.Output_OUTPUT_MARGIN, coppicev1.Output_OUTPUT_LEAF,
@@ -281,9 +332,41 @@ func TestAnswers(t *testing.T) {
 			&coppicev1.PredictRequest{Work: coppicev1.Work_WORK_HEAVY, Instances: instances([]float64{1, 2})},
 			&coppicev1.PredictResponse{Model: "r", Version: "v2", RequestId: "q", Predictions: []*coppicev1.Prediction{{Value: &value}}},
 		},
+		{
+			"two targets with classes", "v3",
+			&coppicev1.PredictRequest{Outputs: all, Instances: instances([]float64{1, 2}, []float64{-1, -2})},
+			&coppicev1.PredictResponse{Model: "two", Version: "v3", RequestId: "q", Classes: []string{"a", "b", "", "d"}, Predictions: []*coppicev1.Prediction{
+				{Labels: []string{"b", "d"}, Scores: []float64{4, 7, 10, 13}, Margins: []float64{3, 6, 9, 12}, Leaves: []int64{1}},
+				{Labels: []string{"a", ""}, Scores: []float64{-2, -5, -8, -11}, Margins: []float64{-3, -6, -9, -12}, Leaves: []int64{-1}},
+			}},
+		},
+		{
+			"two targets with classes, tensor", "v3",
+			&coppicev1.PredictRequest{Tensor: float32Tensor(2, 1, 2)},
+			&coppicev1.PredictResponse{Model: "two", Version: "v3", RequestId: "q", Classes: []string{"a", "b", "", "d"}, Tensors: []*coppicev1.NamedTensor{
+				named("label", i64, 1, 2, ints(1, 3)), named("probability", f64, 1, 4, doubles(4, 7, 10, 13)),
+			}},
+		},
+		{
+			"rows of float64, two values", "v4",
+			&coppicev1.PredictRequest{Outputs: all[2:3], Instances: instances([]float64{1e300}, []float64{math.Inf(1)})},
+			&coppicev1.PredictResponse{Model: "wide", Version: "v4", RequestId: "q", Predictions: []*coppicev1.Prediction{
+				{Margins: []float64{1e300, 2e300}}, {Margins: []float64{math.Inf(1), math.Inf(1)}},
+			}},
+		},
+		{
+			"what float32 cannot tell apart", "v4",
+			&coppicev1.PredictRequest{Instances: instances([]float64{1 + 1e-12})},
+			&coppicev1.PredictResponse{Model: "wide", Version: "v4", RequestId: "q", Predictions: []*coppicev1.Prediction{{Values: []float64{1 + 1e-12 + 1, 2*(1+1e-12) + 1}}}},
+		},
+		{
+			"tensor of float64, two values", "v4",
+			&coppicev1.PredictRequest{Tensor: &coppicev1.Tensor{DataType: f64, Shape: []int64{1, 1}, Data: doubles(0.5)}},
+			&coppicev1.PredictResponse{Model: "wide", Version: "v4", RequestId: "q", Tensors: []*coppicev1.NamedTensor{named("value", f64, 1, 2, doubles(1.5, 2))}},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newRig(t, Config{}, classifier, regressor)
+			r := newRig(t, Config{}, classifier, regressor, two, wide)
 			r.send(request(t, 7, tt.version, tt.req))
 			if diff := cmp.Diff(tt.want, response(t, r.reply()), protocmp.Transform()); diff != "" {
 				t.Error(diff)

@@ -156,7 +156,7 @@ func main() {
 		panic(err)
 	}
 	m := forest.New(canonical)
-	scores := make([]float64, m.NumOutputs())
+	scores := make([]float64, m.NumScores())
 	if err := m.Predict(scores, make([]float32, m.NumFeatures())); err != nil {
 		panic(err)
 	}

@@ -14,7 +14,8 @@ type Expected struct {
 	Classes []string // nil for a regressor
 	Outputs int
 	Scores  []float64 // row-major, Outputs values a row
-	Labels  []int     // index of the predicted class, one a row
+	Targets int       // 0: 1
+	Labels  []int     // row-major, index of the predicted class of each target
 }
 
 // Check compares the bits of every score and the label of every row.
@@ -36,10 +37,11 @@ func (e *Expected) Check(res *coppicev1.PredictResponse, rows []int) error {
 	for i, at := range rows {
 		p := res.GetPredictions()[i]
 		if e.Classes == nil {
-			if p.Value == nil {
-				return fmt.Errorf("row %d: no value in the answer", at)
+			values := p.GetValues()
+			if p.Value != nil {
+				values = []float64{p.GetValue()}
 			}
-			if err := e.same(at, []float64{p.GetValue()}); err != nil {
+			if err := e.same(at, values); err != nil {
 				return err
 			}
 			continue
@@ -47,12 +49,23 @@ func (e *Expected) Check(res *coppicev1.PredictResponse, rows []int) error {
 		if err := e.same(at, p.GetScores()); err != nil {
 			return err
 		}
-		if want := e.Classes[e.Labels[at]]; p.GetLabel() != want {
-			return fmt.Errorf("row %d: label is %q, want %q", at, p.GetLabel(), want)
+		labels := p.GetLabels()
+		if e.targets() == 1 {
+			labels = []string{p.GetLabel()}
+		}
+		if len(labels) != e.targets() {
+			return fmt.Errorf("row %d: %d labels, want %d", at, len(labels), e.targets())
+		}
+		for t, got := range labels {
+			if want := e.Classes[e.Labels[at*e.targets()+t]]; got != want {
+				return fmt.Errorf("row %d: label is %q, want %q", at, got, want)
+			}
 		}
 	}
 	return nil
 }
+
+func (e *Expected) targets() int { return max(e.Targets, 1) }
 
 func (e *Expected) checkTensors(res *coppicev1.PredictResponse, rows []int) error {
 	scores := "probability"
@@ -78,12 +91,16 @@ func (e *Expected) checkTensors(res *coppicev1.PredictResponse, rows []int) erro
 				}
 			}
 		case "label":
-			if len(data) != 8*len(rows) {
+			n := e.targets()
+			if len(data) != 8*n*len(rows) {
 				return fmt.Errorf("tensor label has %d bytes for %d rows", len(data), len(rows))
 			}
 			for i, at := range rows {
-				if got := binary.LittleEndian.Uint64(data[8*i:]); got != uint64(e.Labels[at]) {
-					return fmt.Errorf("row %d: label is class %d, want %d", at, got, e.Labels[at])
+				for t := range n {
+					got, want := binary.LittleEndian.Uint64(data[8*(i*n+t):]), e.Labels[at*n+t]
+					if got != uint64(want) {
+						return fmt.Errorf("row %d: label is class %d, want %d", at, got, want)
+					}
 				}
 			}
 		}

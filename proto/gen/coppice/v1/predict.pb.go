@@ -85,7 +85,7 @@ const (
 	Output_OUTPUT_LABEL Output = 1
 	// The probability of every class, in the order of PredictResponse.classes.
 	Output_OUTPUT_PROBABILITY Output = 2
-	// The raw scores before any link function. For a random forest they are its probabilities or its value.
+	// The sums of the trees, before any link function. For a random forest they are its probabilities or its value.
 	Output_OUTPUT_MARGIN Output = 3
 	// For every tree, the id of the leaf that the row falls into, as the source library numbers it.
 	Output_OUTPUT_LEAF Output = 4
@@ -281,8 +281,9 @@ type ModelInfo struct {
 	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	// Values in a row.
 	Features int64 `protobuf:"varint,3,opt,name=features,proto3" json:"features,omitempty"`
-	Outputs  int64 `protobuf:"varint,4,opt,name=outputs,proto3" json:"outputs,omitempty"`
-	Trees    int64 `protobuf:"varint,5,opt,name=trees,proto3" json:"trees,omitempty"`
+	// Scores of a row: a classifier's classes, a regressor's targets.
+	Outputs int64 `protobuf:"varint,4,opt,name=outputs,proto3" json:"outputs,omitempty"`
+	Trees   int64 `protobuf:"varint,5,opt,name=trees,proto3" json:"trees,omitempty"`
 	// "classify" or "regress".
 	Task          string `protobuf:"bytes,6,opt,name=task,proto3" json:"task,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -576,7 +577,7 @@ type PredictResponse struct {
 	// The version that answered: the beginning of the SHA-256 of the model's canonical file.
 	Version   string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// A classifier's classes, in the order of the scores.
+	// A classifier's classes, in the order of the scores; those of several targets one after the other.
 	Classes []string `protobuf:"bytes,4,rep,name=classes,proto3" json:"classes,omitempty"`
 	// For a request that gave instances: one a row.
 	Predictions []*Prediction `protobuf:"bytes,5,rep,name=predictions,proto3" json:"predictions,omitempty"`
@@ -667,10 +668,14 @@ type Prediction struct {
 	Value *float64 `protobuf:"fixed64,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
 	// The probability of every class.
 	Scores []float64 `protobuf:"fixed64,3,rep,packed,name=scores,proto3" json:"scores,omitempty"`
-	// The raw scores.
+	// The sums of the trees before the link function; a booster of two classes has one.
 	Margins []float64 `protobuf:"fixed64,4,rep,packed,name=margins,proto3" json:"margins,omitempty"`
 	// The leaf of every tree.
-	Leaves        []int64 `protobuf:"varint,5,rep,packed,name=leaves,proto3" json:"leaves,omitempty"`
+	Leaves []int64 `protobuf:"varint,5,rep,packed,name=leaves,proto3" json:"leaves,omitempty"`
+	// Of a regressor of several targets, instead of value: the value of each.
+	Values []float64 `protobuf:"fixed64,6,rep,packed,name=values,proto3" json:"values,omitempty"`
+	// Of a classifier of several targets, instead of label: the class of each.
+	Labels        []string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -740,9 +745,23 @@ func (x *Prediction) GetLeaves() []int64 {
 	return nil
 }
 
-// NamedTensor is one output for all rows. Its shape is [rows, k]: k is 1 for "label" (the class's index
-// in classes as INT64) and "value" (FP64), the number of classes for "probability" and "margin" (FP64),
-// and the number of trees for "leaf" (INT64).
+func (x *Prediction) GetValues() []float64 {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *Prediction) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+// NamedTensor is one output for all rows. Its shape is [rows, k]: k is the number of targets, mostly 1, for "label"
+// (the class's index in classes as INT64) and "value" (FP64), the number of classes for "probability" (FP64), the number
+// of sums for "margin" (FP64), and the number of trees for "leaf" (INT64).
 type NamedTensor struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1128,14 +1147,16 @@ const file_coppice_v1_predict_proto_rawDesc = "" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12\x18\n" +
 	"\aclasses\x18\x04 \x03(\tR\aclasses\x128\n" +
 	"\vpredictions\x18\x05 \x03(\v2\x16.coppice.v1.PredictionR\vpredictions\x121\n" +
-	"\atensors\x18\x06 \x03(\v2\x17.coppice.v1.NamedTensorR\atensors\"\x91\x01\n" +
+	"\atensors\x18\x06 \x03(\v2\x17.coppice.v1.NamedTensorR\atensors\"\xc1\x01\n" +
 	"\n" +
 	"Prediction\x12\x14\n" +
 	"\x05label\x18\x01 \x01(\tR\x05label\x12\x19\n" +
 	"\x05value\x18\x02 \x01(\x01H\x00R\x05value\x88\x01\x01\x12\x16\n" +
 	"\x06scores\x18\x03 \x03(\x01R\x06scores\x12\x18\n" +
 	"\amargins\x18\x04 \x03(\x01R\amargins\x12\x16\n" +
-	"\x06leaves\x18\x05 \x03(\x03R\x06leavesB\b\n" +
+	"\x06leaves\x18\x05 \x03(\x03R\x06leaves\x12\x16\n" +
+	"\x06values\x18\x06 \x03(\x01R\x06values\x12\x16\n" +
+	"\x06labels\x18\a \x03(\tR\x06labelsB\b\n" +
 	"\x06_value\"M\n" +
 	"\vNamedTensor\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
