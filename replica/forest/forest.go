@@ -273,8 +273,35 @@ func argmax(v []float64) int {
 	return best
 }
 
+// RowError is the error about a value that a model does not take. It wraps ErrMissing or ErrInfinite.
+type RowError struct {
+	Row     int     // counted from the first that was checked
+	Feature int     // its index
+	Name    string  // its name, or empty
+	Value   float64 // what is refused
+	Err     error
+}
+
+// Error names the row and the feature.
+func (e *RowError) Error() string {
+	feature := strconv.Itoa(e.Feature)
+	if e.Name != "" {
+		feature += " (" + strconv.Quote(e.Name) + ")"
+	}
+	switch {
+	case errors.Is(e.Err, ErrMissing):
+		return fmt.Sprintf("%v: row %d, feature %s is NaN, and the model takes none", e.Err, e.Row, feature)
+	case math.IsInf(e.Value, 0):
+		return fmt.Sprintf("%v: row %d, feature %s is infinite, or too large for the type in which the model compares", e.Err, e.Row, feature)
+	}
+	return fmt.Sprintf("%v: row %d, feature %s is %v, which is too large for float32", e.Err, e.Row, feature, e.Value)
+}
+
+// Unwrap gives ErrMissing or ErrInfinite.
+func (e *RowError) Unwrap() error { return e.Err }
+
 // CheckRows refuses values that the model's library refuses: infinities, and NaN where the model takes none.
-// Its error names the row and the feature and wraps ErrMissing or ErrInfinite.
+// Its error is a RowError, or wraps ErrShape.
 func (m *Model) CheckRows(rows []float32) error { return checkRows(m, rows) }
 
 // CheckRows64 is CheckRows for rows of float64, of which those that become infinite as float32 are refused, too, by a
@@ -295,25 +322,18 @@ func checkRows[T engine.Row](m *Model, rows []T) error {
 		if single {
 			x = T(float32(v))
 		}
-		switch {
-		case x-x == 0: // finite
-		case v != v && !m.missing:
-			return fmt.Errorf("%w: row %d, feature %s is NaN, and the model takes none", ErrMissing, i/n, m.feature(i%n))
-		case v != v || m.infinite:
-		case v-v == 0:
-			return fmt.Errorf("%w: row %d, feature %s is %v, which is too large for float32", ErrInfinite, i/n, m.feature(i%n), v)
-		default:
-			return fmt.Errorf("%w: row %d, feature %s", ErrInfinite, i/n, m.feature(i%n))
+		if x-x == 0 { // finite
+			continue
+		}
+		err := ErrInfinite
+		if v != v {
+			err = ErrMissing
+		}
+		if (v != v && !m.missing) || (v == v && !m.infinite) {
+			return &RowError{Row: i / n, Feature: i % n, Name: m.FeatureName(i % n), Value: float64(v), Err: err}
 		}
 	}
 	return nil
-}
-
-func (m *Model) feature(i int) string {
-	if name := m.FeatureName(i); name != "" {
-		return strconv.Itoa(i) + " (" + strconv.Quote(name) + ")"
-	}
-	return strconv.Itoa(i)
 }
 
 // ToFloat32 rounds values to float32, as scikit-learn does before it compares them. A finite value that is too

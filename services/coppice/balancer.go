@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,8 +74,8 @@ func (b *balancerFlags) config(cmd *cobra.Command, state string) (balancer.Confi
 			return cfg, err
 		}
 	}
-	if b.worker.Threads < 1 {
-		return cfg, usageError("--threads is %d, at least 1 is needed", b.worker.Threads)
+	if err := cmp.Or(checkWorker(&b.worker), checkPositive("drain-timeout", cfg.DrainTimeout)); err != nil {
+		return cfg, err
 	}
 	if !b.telemetry {
 		cfg.WorkerArgs = append(cfg.WorkerArgs, "--telemetry=false")
@@ -132,7 +133,7 @@ func (b *balancerFlags) load(ctx context.Context, s *store.Store, stderr io.Writ
 
 func served(name string, e *store.Entry) balancer.Model {
 	return balancer.Model{Path: e.Path, Served: &coppicev1.ServedModel{
-		Name: name, Version: e.Version, Sha256: e.SHA256, Features: int64(e.Info.Features), Outputs: int64(e.Info.Outputs),
+		Name: name, Version: e.Version, Sha256: e.SHA256, Features: int64(e.Info.Features), Outputs: int64(e.Info.Scores),
 		Trees: int64(e.Info.Trees), Cost: int64(e.Cost), Task: string(e.Info.Task), Bytes: e.Bytes, ClassKind: e.Info.ClassKind,
 	}}
 }
@@ -186,11 +187,11 @@ func balancerCommand() *cobra.Command {
 			}
 			models, err := b.load(cmd.Context(), store.New(state), cmd.ErrOrStderr())
 			if err != nil {
-				return err
+				return interrupted(cmd.Context(), err)
 			}
 			run, err := startBalancer(cmd.Context(), cfg, models, logger)
 			if err != nil {
-				return err
+				return interrupted(cmd.Context(), err)
 			}
 			select {
 			case <-cmd.Context().Done():

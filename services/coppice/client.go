@@ -11,8 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 )
 
 // The addresses on which Coppice listens and where its clients look for it.
@@ -54,16 +52,6 @@ func unreachable(what, addr string, err error) error {
 	if code := exitCode(err); code == exitUnavailable {
 		return &exitError{code, fmt.Errorf("no answer from the %s at %s: %s; is it running there?", what, addr, message(err))}
 	}
-	return err
-}
-
-// printProto writes a message as JSON for programs, with every field and the names of the .proto file.
-func printProto(w io.Writer, m proto.Message) error {
-	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(w, "%s\n", b)
 	return err
 }
 

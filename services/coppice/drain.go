@@ -24,8 +24,8 @@ func drainCommand() *cobra.Command {
 		Example: "  coppice drain r1\n  coppice drain r1 --drain-timeout 2m",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if drain <= 0 {
-				return usageError("--drain-timeout is %v, it must be positive", drain)
+			if err := checkPositive("drain-timeout", drain); err != nil {
+				return err
 			}
 			if !cmd.Flags().Changed("timeout") {
 				c.timeout = drain + 10*time.Second
@@ -39,7 +39,10 @@ func drainCommand() *cobra.Command {
 				return err
 			}
 			if js {
-				return printProto(cmd.OutOrStdout(), res)
+				return printJSON(cmd.OutOrStdout(), struct {
+					Replica   string `json:"replica"`
+					Abandoned uint64 `json:"abandoned"`
+				}{args[0], res.GetAbandoned()})
 			}
 			if n := res.GetAbandoned(); n > 0 {
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s stopped; %d requests were not done in time and went to other replicas\n", args[0], n)
@@ -50,6 +53,8 @@ func drainCommand() *cobra.Command {
 		},
 	}
 	c.flags(cmd)
+	answer := cmd.Flags().Lookup("timeout")
+	answer.Usage, answer.DefValue = "how long to wait for an answer (default 10s more than --drain-timeout)", ""
 	cmd.Flags().DurationVar(&drain, "drain-timeout", 30*time.Second, "how long requests in flight may take")
 	cmd.Flags().BoolVar(&js, "json", false, "print JSON")
 	return cmd

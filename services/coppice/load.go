@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -44,6 +46,9 @@ func loadCommand() *cobra.Command {
 			}
 			if err := cfg.Validate(); err != nil {
 				return &exitError{exitUsage, err}
+			}
+			if features < 0 {
+				return usageError("--features is %d, it must not be negative", features)
 			}
 			in, check, err := loadInput(cmd.Context(), &cfg, target, input, verify, features)
 			if err != nil {
@@ -134,19 +139,20 @@ func parseWork(s string) ([]coppicev1.Work, error) {
 // loadInput makes the rows to send and, for --verify, what the model says about them.
 func loadInput(ctx context.Context, cfg *load.Config, target, input, verify string, features int) (*load.Input, load.Checker, error) {
 	var m *forest.Model
+	var names []string
 	if verify != "" {
 		var err error
 		if m, err = forest.Open(verify); err != nil {
 			return nil, nil, err
 		}
-		features = m.NumFeatures()
+		features, names = m.NumFeatures(), m.Info().Names
 	}
 	var in *load.Input
 	var err error
 	switch {
 	case input != "":
 		var t *table
-		if t, err = readTable(input, features, nil); err == nil {
+		if t, err = readTable(input, features, names); err == nil {
 			in, err = load.NewInput(t.rows, t.columns)
 		}
 	default:
@@ -160,12 +166,19 @@ func loadInput(ctx context.Context, cfg *load.Config, target, input, verify stri
 	if err != nil || m == nil {
 		return in, nil, err
 	}
-	e := &load.Expected{Classes: m.Classes(), Outputs: m.NumOutputs(), Scores: make([]float64, in.Len()*m.NumOutputs())}
-	if err := m.Predict(e.Scores, in.Rows()); err != nil {
+	n, k := m.NumScores(), m.NumMargins()
+	e := &load.Expected{Classes: m.Classes(), Outputs: n, Targets: m.NumTargets(), Scores: make([]float64, in.Len()*n)}
+	margins := make([]float64, in.Len()*k)
+	if err := m.Margins(margins, in.Rows()); err != nil {
 		return nil, nil, err
 	}
-	for i := range in.Len() {
-		e.Labels = append(e.Labels, m.Label(e.Scores[i*e.Outputs:(i+1)*e.Outputs]))
+	if err := m.Scores(e.Scores, margins); err != nil {
+		return nil, nil, err
+	}
+	for i := 0; i < in.Len() && e.Classes != nil; i++ {
+		for t := range e.Targets {
+			e.Labels = append(e.Labels, m.LabelOf(t, margins[i*k:(i+1)*k], e.Scores[i*n:(i+1)*n]))
+		}
 	}
 	return in, e, nil
 }
@@ -199,8 +212,8 @@ func printReport(w io.Writer, r *load.Report) error {
 	if r.Verified {
 		fmt.Fprintf(w, "every answer was compared bit by bit\n")
 	}
-	for code, n := range r.Errors {
-		fmt.Fprintf(w, "  %s: %d\n", code, n)
+	for _, code := range slices.Sorted(maps.Keys(r.Errors)) {
+		fmt.Fprintf(w, "  %s: %d\n", code, r.Errors[code])
 	}
 	for _, e := range r.FirstErrors {
 		fmt.Fprintf(w, "  %s\n", e)

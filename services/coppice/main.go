@@ -121,11 +121,16 @@ func newRoot() *cobra.Command {
 	for _, c := range []*cobra.Command{
 		upCommand(), balancerCommand(), gatewayCommand(), replicaCommand(),
 		statusCommand(), scaleCommand(), drainCommand(), healthCommand(),
-		trainCommand(), predictCommand(), inspectCommand(), loadCommand(), versionCommand(),
+		trainCommand(), predictCommand(), inspectCommand(), convertCommand(), loadCommand(), completionCommand(), versionCommand(),
 	} {
 		root.AddCommand(c)
 	}
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultHelpCmd() // now, so that wrapArgs sees it
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd == root {
+			return nil // it only shows its help
+		}
 		if file == "" {
 			file = os.Getenv(config.EnvName("config"))
 		}
@@ -142,6 +147,8 @@ func newRoot() *cobra.Command {
 // noCommand runs when no subcommand was named.
 func noCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
+		cmd.InitDefaultHelpFlag()
+		cmd.InitDefaultVersionFlag()
 		return cmd.Help()
 	}
 	msg := fmt.Sprintf("there is no command %q", args[0])

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -62,6 +64,9 @@ func replicaCommand() *cobra.Command {
 				}
 			} else {
 				cfg.Listen = "tcp:" + listen
+				if err := cmp.Or(checkAddr("listen", listen), checkAddr("balancer", cfg.Balancer)); err != nil {
+					return err
+				}
 				if err := joinToken(&cfg.Token, token, tokenFile); err != nil {
 					return err
 				}
@@ -73,8 +78,8 @@ func replicaCommand() *cobra.Command {
 			if !spawned && c.stateDir == "" {
 				state = filepath.Join(state, "joined")
 			}
-			if cfg.Worker.Threads < 1 {
-				return usageError("--threads is %d, at least 1 is needed", cfg.Worker.Threads)
+			if err := cmp.Or(checkWorker(&cfg.Worker), checkPositive("drain-timeout", cfg.DrainTimeout)); err != nil {
+				return err
 			}
 			if set.Failpoint, err = failpoint(os.Getenv(failpointEnv)); err != nil {
 				return err
@@ -103,6 +108,11 @@ func workerFlags(cmd *cobra.Command, cfg *worker.Config) {
 	cmd.Flags().IntVar(&cfg.MaxBatchRows, "max-batch-rows", 1024, "rows up to which a replica puts requests into one batch")
 }
 
+func checkWorker(cfg *worker.Config) error {
+	return cmp.Or(checkAtLeastOne("threads", cfg.Threads), checkAtLeastOne("max-batch-rows", cfg.MaxBatchRows))
+}
+
+// joinToken takes the token from the one flag or from the file that the other names.
 func joinToken(into *string, token, file string) error {
 	switch {
 	case token != "" && file != "":
@@ -118,12 +128,17 @@ func joinToken(into *string, token, file string) error {
 		return err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4<<10))
+	const most = 4 << 10
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return err
 	}
-	if *into = strings.TrimSpace(string(b)); *into == "" {
+	*into = strings.TrimSpace(string(b))
+	switch {
+	case *into == "":
 		return fmt.Errorf("%s is empty, a join token is needed", file)
+	case len(b) > most || !utf8.ValidString(*into):
+		return fmt.Errorf("%s holds no join token: that is one line of text, of at most %d bytes", file, most)
 	}
 	return nil
 }

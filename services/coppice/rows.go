@@ -2,9 +2,14 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/coppice-mesh/coppice/replica/forest"
@@ -12,108 +17,175 @@ import (
 	csv "github.com/coppice-mesh/coppice/replica/forest/table"
 )
 
+// rowReader gives the rows of a file, in blocks.
+type rowReader[T npy.Float] struct {
+	rows, columns int
+	// read fills dst with whole rows and returns how many; after the last, 0 and io.EOF.
+	read func(dst []T) (int, error)
+	file *os.File
+}
+
+func (r *rowReader[T]) Close() error { return r.file.Close() }
+
+// openRows opens a .npy or .csv file. features is the number of columns that are needed, 0 for any. names, if any, are
+// the columns to take from a CSV file. A .npy file is read as its rows are asked for.
+func openRows[T npy.Float](path string, features int, names []string) (*rowReader[T], error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	in := &rowReader[T]{file: f}
+	r := bufio.NewReaderSize(f, 1<<16)
+	if head, _ := r.Peek(1); len(head) > 0 && head[0] == 0x93 {
+		err = in.openNPY(r)
+	} else {
+		err = in.openCSV(r, names)
+	}
+	if err == nil && features > 0 && in.columns != features {
+		err = fmt.Errorf("it has %d columns, the model has %d features", in.columns, features)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	read := in.read
+	in.read = func(dst []T) (int, error) {
+		n, err := read(dst)
+		if err != nil && !errors.Is(err, io.EOF) {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+		return n, err
+	}
+	return in, nil
+}
+
+func (in *rowReader[T]) openNPY(r *bufio.Reader) error {
+	a, err := npy.NewReader(r)
+	if err != nil {
+		return err
+	}
+	if len(a.Shape) == 1 {
+		a.Shape = []int{1, a.Shape[0]} // one row
+	}
+	in.rows, in.columns = a.Rows(), a.Columns()
+	switch {
+	case in.columns < 1:
+		return fmt.Errorf("%w: shape %v has no columns", npy.ErrFormat, a.Shape)
+	case a.Type[0] == 'U':
+		return fmt.Errorf("%w: elements are %s, numbers are needed", npy.ErrType, a.Type)
+	case a.Scattered():
+		rows, err := npy.ReadAll[T](a)
+		in.fromMemory(rows)
+		return err
+	}
+	in.read = func(dst []T) (int, error) { return npy.ReadRows(a, dst) }
+	return nil
+}
+
+func (in *rowReader[T]) openCSV(r *bufio.Reader, names []string) error {
+	c, err := csv.Read(r, "", names)
+	if err != nil {
+		return err
+	}
+	in.rows, in.columns = c.Len(), len(c.Names)
+	rows, err := convert[T](c)
+	in.fromMemory(rows)
+	return err
+}
+
+// convert rounds a table's values to T. Its error names the line and the column.
+func convert[T npy.Float](c *csv.Table) ([]T, error) {
+	rows := make([]T, len(c.Rows))
+	for i, v := range c.Rows {
+		rows[i] = T(v)
+		if x := rows[i]; math.IsInf(float64(x), 0) && !math.IsInf(v, 0) {
+			return nil, fmt.Errorf("%w: line %d, column %q: %v is too large for float32", forest.ErrInfinite, c.Lines[i/len(c.Names)], c.Names[i%len(c.Names)], v)
+		}
+	}
+	return rows, nil
+}
+
+func (in *rowReader[T]) fromMemory(rows []T) {
+	in.read = func(dst []T) (int, error) {
+		n := min(len(dst), len(rows)) / in.columns
+		if n == 0 {
+			return 0, io.EOF
+		}
+		copy(dst, rows[:n*in.columns])
+		rows = rows[n*in.columns:]
+		return n, nil
+	}
+}
+
 // table is rows of features from a file.
 type table struct {
 	rows    []float32 // row-major
 	columns int
 }
 
-// readTable reads rows from a .npy or .csv file. features is the number of columns that are needed, 0 for any.
-// names, if any, are the columns to take from a CSV file.
+// readTable reads all rows of a file.
 func readTable(path string, features int, names []string) (*table, error) {
-	f, err := os.Open(path)
+	in, err := openRows[float32](path, features, names)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	r := bufio.NewReaderSize(f, 1<<16)
-	t := &table{}
-	if head, _ := r.Peek(1); len(head) > 0 && head[0] == 0x93 {
-		err = t.readNPY(r)
-	} else {
-		err = t.readCSV(r, names)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if features > 0 && t.columns != features {
-		return nil, fmt.Errorf("%s: it has %d columns, the model has %d features", path, t.columns, features)
-	}
-	return t, nil
-}
-
-func (t *table) readNPY(r *bufio.Reader) error {
-	a, err := npy.Read(r)
-	if err != nil {
-		return err
-	}
-	t.columns = a.Columns()
-	if len(a.Shape) == 1 {
-		t.columns = a.Shape[0] // one row
-	}
-	if t.columns < 1 {
-		return fmt.Errorf("shape %v has no columns", a.Shape)
-	}
-	switch {
-	case a.Float32 != nil:
-		t.rows = a.Float32
-	case a.Float64 != nil:
-		return t.narrow(a.Float64)
-	case a.Int64 != nil:
-		wide := make([]float64, len(a.Int64))
-		for i, v := range a.Int64 {
-			wide[i] = float64(v)
+	defer in.Close()
+	t := &table{columns: in.columns}
+	block := make([]float32, in.columns*max(1, blockValues/in.columns))
+	for {
+		n, err := in.read(block)
+		if errors.Is(err, io.EOF) {
+			return t, nil
 		}
-		return t.narrow(wide)
-	default:
-		return fmt.Errorf("%w: elements are %s, numbers are needed", npy.ErrType, a.Type)
+		if err != nil {
+			return nil, err
+		}
+		t.rows = append(t.rows, block[:n*in.columns]...)
 	}
-	return nil
 }
 
-func (t *table) readCSV(r *bufio.Reader, names []string) error {
-	c, err := csv.Read(r, "", names)
-	if err != nil {
-		return err
-	}
-	t.columns = len(c.Names)
-	return t.narrow(c.Rows)
-}
-
-func (t *table) narrow(wide []float64) error {
-	t.rows = make([]float32, len(wide))
-	return forest.ToFloat32(t.rows, wide)
-}
+// blockValues is about how many values are read and evaluated at a time.
+const blockValues = 1 << 17
 
 // writeFile writes a file whole or not at all.
 func writeFile(path string, write func(*bufio.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	// Not os.CreateTemp, whose files are for their owner alone: this one is for whom the umask says.
+	name := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s-%x", filepath.Base(path), rand.Uint64()))
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // does nothing once it is renamed
+	defer os.Remove(name) // does nothing once it is renamed
 	w := bufio.NewWriterSize(f, 1<<16)
 	err = write(w)
 	if err == nil {
 		err = w.Flush()
 	}
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = os.Rename(name, path)
 	}
 	return err
 }
 
-// modelName is what a model is called by its file: its name without extension.
+// modelName is what a model is called by its file: its name without extension, and without the two that a
+// compressed file has.
 func modelName(path string) string {
-	base := filepath.Base(path)
-	if i := strings.IndexByte(base, '.'); i > 0 {
-		return base[:i]
+	name := filepath.Base(path)
+	for range 2 {
+		ext := filepath.Ext(name)
+		if ext == "" || len(ext) == len(name) { // nothing, or all of it
+			break
+		}
+		name = strings.TrimSuffix(name, ext)
+		if !slices.Contains(compressed, strings.ToLower(ext)) {
+			break
+		}
 	}
-	return base
+	return name
 }
+
+// compressed are the extensions that joblib gives to compressed files.
+var compressed = []string{".z", ".gz", ".bz2", ".xz", ".lzma", ".lz4"}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -93,9 +94,12 @@ func telemetryFlag(cmd *cobra.Command, into *bool) {
 func (g *gatewayFlags) config() (gateway.Config, error) {
 	g.cfg.Admit.Requests = g.maxInFly
 	g.cfg.Admit.Bytes = max(4*int64(g.cfg.Server.MaxMessageBytes), 256<<20)
+	err := cmp.Or(checkAddr("grpc-addr", g.cfg.GRPCAddr), checkAddr("http-addr", g.cfg.HTTPAddr),
+		checkPositive("default-timeout", g.cfg.Server.DefaultTimeout))
+	if err != nil {
+		return g.cfg, err
+	}
 	switch {
-	case g.cfg.Server.DefaultTimeout <= 0:
-		return g.cfg, usageError("--default-timeout is %v, it must be more than 0", g.cfg.Server.DefaultTimeout)
 	case g.cfg.Server.MaxTimeout < g.cfg.Server.DefaultTimeout:
 		return g.cfg, usageError("--max-timeout is %v, less than --default-timeout, %v", g.cfg.Server.MaxTimeout, g.cfg.Server.DefaultTimeout)
 	case g.cfg.Server.MaxMessageBytes < 1 || g.cfg.Server.MaxMessageBytes > 1<<30:
@@ -105,7 +109,10 @@ func (g *gatewayFlags) config() (gateway.Config, error) {
 	case !(g.ratio >= 0 && g.ratio <= 1):
 		return g.cfg, usageError("--trace-ratio is %v, it must be 0 to 1", g.ratio)
 	}
-	return g.cfg, g.cfg.Validate()
+	if err := g.cfg.Validate(); err != nil {
+		return g.cfg, &exitError{exitUsage, err}
+	}
+	return g.cfg, nil
 }
 
 // runningGateway is a gateway with its telemetry.
@@ -177,6 +184,9 @@ func gatewayCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := cmp.Or(checkAddr("balancer", balancer), checkPositive("drain-timeout", drain)); err != nil {
+				return err
+			}
 			g.cfg.Balancer = balancer
 			cfg, err := g.config()
 			if err != nil {
@@ -184,7 +194,7 @@ func gatewayCommand() *cobra.Command {
 			}
 			run, err := startGateway(cmd.Context(), cfg, &g, logger)
 			if err != nil {
-				return err
+				return interrupted(cmd.Context(), err)
 			}
 			<-cmd.Context().Done()
 			run.shutdown(drain)
@@ -192,6 +202,7 @@ func gatewayCommand() *cobra.Command {
 		},
 	}
 	c.flags(cmd)
+	_ = cmd.Flags().MarkHidden("state-dir") // a gateway keeps nothing, but takes the flags of every role
 	g.flags(cmd)
 	cmd.Flags().StringVar(&balancer, "balancer", defaultControlAddr, "`ADDR`ess of the balancer")
 	cmd.Flags().DurationVar(&drain, "drain-timeout", 30*time.Second, "how long requests in flight may take at the end")

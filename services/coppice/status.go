@@ -35,7 +35,7 @@ func statusCommand() *cobra.Command {
 					s, err = b.Status(ctx, &coppicev1.StatusRequest{})
 					return err
 				})
-				if cmd.Context().Err() != nil {
+				if watch && cmd.Context().Err() != nil {
 					return nil //nolint:nilerr // it was watched long enough
 				}
 				if err != nil {

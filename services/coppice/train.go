@@ -2,13 +2,16 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,6 +42,9 @@ func trainCommand() *cobra.Command {
 				if f.value == "" {
 					return usageError("--%s is needed", f.name)
 				}
+			}
+			if err := cmp.Or(checkAtLeastOne("trees", cfg.Trees), checkAtLeastOne("min-leaf", cfg.MinLeaf)); err != nil {
+				return err
 			}
 			if task != "" && task != string(model.Classify) && task != string(model.Regress) {
 				return usageError("--task is %q, it can be classify or regress", task)
@@ -111,20 +117,31 @@ func trainForest(ctx context.Context, cfg train.Config, d *train.Data, stderr io
 
 // trainingData makes what the trainer takes of a table with labels.
 func trainingData(t *csv.Table, label, task string) (*train.Data, error) {
-	d := &train.Data{Features: len(t.Names), Names: t.Names, Rows: make([]float32, len(t.Rows))}
-	if err := forest.ToFloat32(d.Rows, t.Rows); err != nil {
+	rows, err := convert[float32](t)
+	if err != nil {
 		return nil, err
 	}
-	ints, err := parseAll(t.Labels, func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) })
+	for i, v := range rows {
+		if v-v != 0 {
+			return nil, fmt.Errorf("%w: line %d, column %q is %v; the trainer takes finite values", train.ErrData, t.Lines[i/len(t.Names)], t.Names[i%len(t.Names)], v)
+		}
+	}
+	d := &train.Data{Features: len(t.Names), Names: t.Names, Rows: rows}
+	ints, err := parseAll(t.Labels, parseInt)
 	allInts := err == nil
-	floats, err := parseAll(t.Labels, func(s string) (float64, error) { return strconv.ParseFloat(s, 64) })
+	floats, err := parseAll(t.Labels, parseNumber)
 	allFloats := err == nil
 	if task == string(model.Regress) || (task == "" && allFloats && !allInts) {
 		if !allFloats {
 			for i, s := range t.Labels {
-				if _, err := strconv.ParseFloat(s, 64); err != nil {
-					return nil, fmt.Errorf("%w: line %d, column %q: %.80q; a regressor needs numbers", csv.ErrNumber, i+2, label, s)
+				if _, err := parseNumber(s); err != nil {
+					return nil, fmt.Errorf("%w: line %d, column %q: %.80q; a regressor needs numbers", csv.ErrNumber, t.Lines[i], label, s)
 				}
+			}
+		}
+		for i, v := range floats {
+			if !(math.Abs(v) <= train.MaxTarget) { // NaN, too
+				return nil, fmt.Errorf("%w: line %d, column %q is %v, it must be a number from %v to %v", train.ErrData, t.Lines[i], label, v, -train.MaxTarget, train.MaxTarget)
 			}
 		}
 		d.Targets = floats
@@ -150,14 +167,35 @@ func trainingData(t *csv.Table, label, task string) (*train.Data, error) {
 	}
 	for i, s := range t.Labels {
 		if allInts {
-			v, _ := strconv.ParseInt(s, 10, 64) // it was parsed before
+			v, _ := parseInt(s) // it was parsed before
 			s = strconv.FormatInt(v, 10)
 		}
 		at, ok := index[s]
 		if !ok {
-			return nil, fmt.Errorf("line %d: label %q has no class", i+2, s)
+			return nil, fmt.Errorf("line %d: label %q has no class", t.Lines[i], s)
 		}
 		d.Labels = append(d.Labels, at)
 	}
 	return d, nil
+}
+
+func parseInt(s string) (int64, error) { return strconv.ParseInt(strings.TrimSpace(s), 10, 64) }
+
+// parseNumber takes decimal numbers alone: a label such as 0x1F is a name.
+func parseNumber(s string) (float64, error) {
+	if strings.ContainsAny(s, "_xX") {
+		return 0, strconv.ErrSyntax
+	}
+	return strconv.ParseFloat(strings.TrimSpace(s), 64)
+}
+
+func parseAll[T any](in []string, parse func(string) (T, error)) ([]T, error) {
+	out := make([]T, len(in))
+	for i, s := range in {
+		var err error
+		if out[i], err = parse(s); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }

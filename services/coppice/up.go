@@ -57,17 +57,17 @@ func upCommand() *cobra.Command {
 			ctx := cmd.Context()
 			models, err := b.load(ctx, store.New(state), cmd.ErrOrStderr())
 			if err != nil {
-				return err
+				return interrupted(ctx, err)
 			}
 			control, err := startBalancer(ctx, cfg, models, logger)
 			if err != nil {
-				return err
+				return interrupted(ctx, err)
 			}
 			stop := func(err error) error { return errors.Join(err, shutdownBalancer(control, cfg.DrainTimeout)) }
 			front.Balancer = control.WorkerAddr()
 			gate, err := startGateway(ctx, front, &g, logger)
 			if err != nil {
-				return stop(err)
+				return stop(interrupted(ctx, err))
 			}
 			want := max(cfg.Replicas, cfg.MinReplicas, 1)
 			if err := awaitUp(ctx, control, gate, want); err != nil && ctx.Err() == nil {

@@ -185,6 +185,25 @@ func (f *Forest) NumLeaves() int { return f.NumSplits() + f.NumTrees() }
 // NumNodes is the number of splits and leaves of all trees.
 func (f *Forest) NumNodes() int { return f.NumSplits() + f.NumLeaves() }
 
+// TreeDepth is the number of splits on the longest path of one tree.
+func (f *Forest) TreeDepth(t int) int {
+	splits := f.Splits[f.Trees[t].Split:f.Trees[t+1].Split]
+	depth := 0
+	waiting := []subtree{{uint32(len(splits)), 1}} // the subtrees that have not begun, the next one last
+	for k := 0; k < len(splits); k++ {
+		at := waiting[len(waiting)-1]
+		waiting = waiting[:len(waiting)-1]
+		depth = max(depth, int(at.depth))
+		if right := splits[k].Right; right < at.end {
+			waiting = append(waiting, subtree{at.end, at.depth + 1})
+		}
+		if right := splits[k].Right; uint32(k)+1 < right {
+			waiting = append(waiting, subtree{right, at.depth + 1})
+		}
+	}
+	return depth
+}
+
 // Threshold is the threshold of a split that has one.
 func (f *Forest) Threshold(s Split) float64 {
 	if f.Input == Float64 {

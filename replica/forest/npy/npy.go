@@ -147,16 +147,19 @@ func NewReader(r io.Reader) (*Reader, error) {
 	return &Reader{Header: *h, r: r}, nil
 }
 
-// ReadRows reads as many whole rows as dst has room for, Columns values each, and returns how many it read.
-// Integers become the nearest float64. After the last row it returns 0 and io.EOF. It allocates nothing once it
-// has its buffer, as large as what dst takes. Strings give an error that wraps ErrType; rows in Fortran order do not lie
+// Float is the type in which rows are read.
+type Float interface{ float32 | float64 }
+
+// ReadRows reads as many whole rows as dst has room for, Columns values each, and returns how many it read. Each value
+// is rounded once, from the file's type to T. After the last row it returns 0 and io.EOF. It allocates nothing once
+// the Reader has its buffer. Strings give an error that wraps ErrType; rows in Fortran order do not lie
 // together and give one that wraps ErrFormat: Read reads them.
-func (r *Reader) ReadRows(dst []float64) (int, error) {
+func ReadRows[T Float](r *Reader, dst []T) (int, error) {
 	columns := r.Columns()
 	switch {
 	case r.Type[0] == 'U':
 		return 0, fmt.Errorf("%w: elements are %s, numbers are needed", ErrType, r.Type)
-	case r.Fortran && len(r.Shape) == 2 && r.Shape[0] > 1 && columns > 1:
+	case r.Scattered():
 		return 0, fmt.Errorf("%w: it is in Fortran order and cannot be read row by row", ErrFormat)
 	case columns < 1:
 		return 0, fmt.Errorf("%w: shape %v has no columns", ErrFormat, r.Shape)
@@ -176,25 +179,52 @@ func (r *Reader) ReadRows(dst []float64) (int, error) {
 		switch r.Type {
 		case "f4":
 			for i := range k {
-				dst[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])))
+				dst[i] = T(math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])))
 			}
 		case "f8":
 			for i := range k {
-				dst[i] = math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:]))
+				dst[i] = T(math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:])))
 			}
 		case "u8":
 			for i := range k {
-				dst[i] = float64(binary.LittleEndian.Uint64(b[8*i:]))
+				dst[i] = T(binary.LittleEndian.Uint64(b[8*i:]))
 			}
 		default:
 			for i := range k {
-				dst[i] = float64(r.integer(b[i*r.size():]))
+				dst[i] = T(r.integer(b[i*r.size():]))
 			}
 		}
 		dst = dst[k:]
 	}
 	r.done += n
 	return n, nil
+}
+
+// ReadAll reads all rows, whatever their order, into a row-major slice.
+func ReadAll[T Float](r *Reader) ([]T, error) {
+	var out []T
+	flat := *r // in the order of the file, one value a row
+	flat.Shape = []int{r.Rows() * r.Columns()}
+	block := make([]T, pieceBytes/8)
+	for {
+		n, err := ReadRows(&flat, block)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, block[:n]...)
+	}
+	if r.Scattered() {
+		out = transpose(out, r.Rows(), r.Columns())
+	}
+	return out, nil
+}
+
+// Scattered tells whether the values of a row lie apart: Fortran order.
+func (h *Header) Scattered() bool {
+	return h.Fortran && len(h.Shape) == 2 && h.Shape[0] > 1 && h.Shape[1] > 1
 }
 
 // end is io.EOF when the file ends here, and otherwise why it does not.
@@ -430,10 +460,29 @@ func WriteStrings(w io.Writer, v []string, shape ...int) error {
 
 func writeHeader(w io.Writer, descr string, n int, shape []int) error {
 	cells, negative := 1, false
-	var dims strings.Builder
-	for i, d := range shape {
+	for _, d := range shape {
 		cells *= d
 		negative = negative || d < 0
+	}
+	if cells != n || negative || len(shape) < 1 || len(shape) > 2 {
+		return fmt.Errorf("npy: shape %v of %d values", shape, n)
+	}
+	return writeText(w, descr, shape)
+}
+
+// WriteHeader writes the beginning of a file: the elements, little-endian and row-major, are for the caller to write behind
+// it. Type is as Header has it.
+func WriteHeader(w io.Writer, kind string, shape ...int) error {
+	order := "<"
+	if strings.HasSuffix(kind, "1") && kind[0] != 'U' {
+		order = "|"
+	}
+	return writeText(w, order+kind, shape)
+}
+
+func writeText(w io.Writer, descr string, shape []int) error {
+	var dims strings.Builder
+	for i, d := range shape {
 		if i > 0 {
 			dims.WriteString(", ")
 		}
@@ -441,9 +490,6 @@ func writeHeader(w io.Writer, descr string, n int, shape []int) error {
 	}
 	if len(shape) == 1 {
 		dims.WriteString(",")
-	}
-	if cells != n || negative || len(shape) < 1 || len(shape) > 2 {
-		return fmt.Errorf("npy: shape %v of %d values", shape, n)
 	}
 	text := fmt.Sprintf("{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", descr, dims.String())
 	// The elements begin at a multiple of 64 bytes.

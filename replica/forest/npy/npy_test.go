@@ -386,7 +386,7 @@ func TestReadRows(t *testing.T) {
 			}
 			var got []float64
 			for {
-				n, err := r.ReadRows(dst)
+				n, err := ReadRows(r, dst)
 				if errors.Is(err, io.EOF) {
 					break
 				}
@@ -418,7 +418,7 @@ func TestReadRowsErrors(t *testing.T) {
 	} {
 		r, err := NewReader(bytes.NewReader(tt.file))
 		for err == nil {
-			_, err = r.ReadRows(make([]float64, tt.room))
+			_, err = ReadRows(r, make([]float64, tt.room))
 		}
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
@@ -428,14 +428,14 @@ func TestReadRowsErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := r.ReadRows(make([]float64, 1)); n != 0 || err == nil || errors.Is(err, io.EOF) {
+	if n, err := ReadRows(r, make([]float64, 1)); n != 0 || err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("no room for a row: %d, %v", n, err)
 	}
 	broken := errors.New("broken disk")
 	if r, err = NewReader(io.MultiReader(bytes.NewReader(two[:len(two)-2]), iotest.ErrReader(broken))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.ReadRows(make([]float64, 4)); !errors.Is(err, broken) {
+	if _, err := ReadRows(r, make([]float64, 4)); !errors.Is(err, broken) {
 		t.Errorf("a broken reader: %v", err)
 	}
 }
@@ -465,7 +465,7 @@ func FuzzRead(f *testing.F) {
 		rows, dst := 0, make([]float64, a.Columns())
 		for err == nil {
 			var n int
-			n, err = r.ReadRows(dst)
+			n, err = ReadRows(r, dst)
 			rows += n
 		}
 		if (!errors.Is(err, io.EOF) || rows != a.Rows()) && !a.Fortran {
@@ -497,7 +497,7 @@ func BenchmarkRead(b *testing.B) {
 		for b.Loop() {
 			r, err := NewReader(bytes.NewReader(f.Bytes()))
 			for err == nil {
-				_, err = r.ReadRows(dst)
+				_, err = ReadRows(r, dst)
 			}
 			if !errors.Is(err, io.EOF) {
 				b.Fatal(err)

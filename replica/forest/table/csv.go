@@ -40,6 +40,8 @@ type Table struct {
 	Rows []float64
 	// Labels are the cells of the label's column; nil when none was asked for.
 	Labels []string
+	// Lines are the lines of the file on which the rows begin.
+	Lines []int
 }
 
 // Len is the number of rows.
@@ -128,6 +130,8 @@ func read(text *bounded, label string, columns []string) (*Table, error) {
 		if err != nil {
 			return nil, err
 		}
+		first, _ := in.FieldPos(0)
+		t.Lines = append(t.Lines, first)
 		for _, i := range take {
 			v, err := number(record[i])
 			if err != nil {

@@ -151,3 +151,14 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestLines sees that rows know their lines, behind empty lines and cells of several.
+func TestLines(t *testing.T) {
+	got, err := Read(strings.NewReader("a,note\n1,x\n\n2,\"two\nlines\"\r\n3,y\n"), "note", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got.Lines, []int{2, 4, 6}) || !slices.Equal(got.Rows, []float64{1, 2, 3}) {
+		t.Errorf("%+v", got)
+	}
+}
