@@ -172,20 +172,23 @@ func checkAnswers(t *testing.T, m *model.Model, rows []float32, scores []float64
 	if n == 0 || len(scores) != n*m.Forest.Outputs || len(leaves) != n*m.Forest.NumTrees() {
 		t.Fatalf("%d rows with %d scores and %d leaves, of %d trees and %d outputs", n, len(scores), len(leaves), m.Forest.NumTrees(), m.Forest.Outputs)
 	}
-	for _, k := range engine.Kernels {
-		kernel := k.New(&m.Forest)
+	for _, name := range engine.Names {
+		kernel := engine.ByName[float32](name, &m.Forest)
+		if kernel == nil {
+			continue
+		}
 		got := make([]float64, len(scores))
-		kernel.Scores(got, rows, m.Meta.Features)
+		kernel.Margins(got, rows, m.Meta.Features)
 		for i := range got {
 			if math.Float64bits(got[i]) != math.Float64bits(scores[i]) {
-				t.Fatalf("%s: row %d: score %v, want %v", k.Name, i/m.Forest.Outputs, got[i], scores[i])
+				t.Fatalf("%s: row %d: score %v, want %v", name, i/m.Forest.Outputs, got[i], scores[i])
 			}
 		}
 		ids := make([]int64, len(leaves))
 		kernel.Leaves(ids, rows, m.Meta.Features)
 		for i := range ids {
 			if ids[i] != leaves[i] {
-				t.Fatalf("%s: row %d, tree %d: leaf %d, want %d", k.Name, i/m.Forest.NumTrees(), i%m.Forest.NumTrees(), ids[i], leaves[i])
+				t.Fatalf("%s: row %d, tree %d: leaf %d, want %d", name, i/m.Forest.NumTrees(), i%m.Forest.NumTrees(), ids[i], leaves[i])
 			}
 		}
 	}

@@ -2,12 +2,10 @@ package sklearn_test
 
 import (
 	"bytes"
-	"compress/zlib"
 	"errors"
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -28,9 +26,9 @@ func TestBadFiles(t *testing.T) {
 		files string // a pattern
 		reason
 	}{
-		{"cut_forest_gzip_*", reason{unsupported, "compression gzip"}},
+		{"cut_forest_gzip_*", reason{malformed, "the file ends inside"}},
 		{"cut_forest_lz4_3.*", reason{malformed, "begins with 04 22 4d"}},
-		{"cut_forest_lz4_2*", reason{unsupported, "compression lz4"}},
+		{"cut_forest_lz4_2*", reason{malformed, "the file ends inside the lz4 stream"}},
 		{"cut_forest_[0-9]*.pkl", reason{malformed, ""}},
 		{"cut_forest_[0-9]*.joblib", reason{malformed, ""}},
 		{"cut_forest_zlib_*", reason{malformed, "the file ends inside"}},
@@ -102,8 +100,8 @@ func TestClassifierIsSound(t *testing.T) {
 	}
 	want := []model.Split{
 		// 0.1 lies above the float32 that is nearest to it, or below: the threshold must not be above it.
-		{Threshold: math.Nextafter32(0.1, 0), Bits: 2 | model.MissingLeft, Right: 2},
-		{Threshold: -7, Bits: 0, Right: 2},
+		{Value: math.Float32bits(math.Nextafter32(0.1, 0)), Bits: 2 | uint32(model.MissingLeft), Right: 2},
+		{Value: math.Float32bits(-7), Bits: 0, Right: 2},
 	}
 	if !slices.Equal(m.Forest.Splits, want) {
 		t.Errorf("splits are %v, want %v", m.Forest.Splits, want)
@@ -437,89 +435,6 @@ func TestSharedTree(t *testing.T) {
 	}
 	f.estimators = l
 	refused(t, f.file(), pickle.ErrLimit, "hold more nodes than the file has bytes for")
-}
-
-// TestBombs refuses files that unpack to far more than they are, without unpacking them.
-func TestBombs(t *testing.T) {
-	pack := func(parts ...[]byte) []byte {
-		var b bytes.Buffer
-		w, err := zlib.NewWriterLevel(&b, zlib.BestSpeed) // fast enough for the race detector
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range parts {
-			if _, err := w.Write(p); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return b.Bytes()
-	}
-	// A bytes object of 20 MB, and the instructions for many empty dicts that are remembered.
-	zeros := pack([]byte("\x80\x04B\x00\x00\x40\x01"), make([]byte, 20<<20))
-	pops := pack([]byte("\x80\x04"), bytes.Repeat([]byte("C\xff"+strings.Repeat("x", 255)+"0"), 100_000))
-	dicts := pack([]byte("\x80\x04"), bytes.Repeat([]byte("}\x940"), 1<<20))
-	for name, data := range map[string][]byte{"bytes": zeros, "instructions": pops, "dicts": dicts} {
-		t.Run(name, func(t *testing.T) {
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			refused(t, data, pickle.ErrLimit, "")
-			runtime.ReadMemStats(&after)
-			if mb := (after.TotalAlloc - before.TotalAlloc) >> 20; mb > 256 {
-				t.Errorf("refusing %d bytes allocated %d MB in all", len(data), mb)
-			}
-		})
-	}
-}
-
-// TestZlibMustBeWhole refuses a stream with a wrong checksum, and one that something follows.
-func TestZlibMustBeWhole(t *testing.T) {
-	data := readFile(t, "testdata/made/1.9.1/joblib_zlib_3.model")
-	if _, err := sklearn.Import(data); err != nil {
-		t.Fatal(err)
-	}
-	refused(t, append(slices.Clone(data), 0), pickle.ErrMalformed, "1 bytes follow the end of the zlib stream")
-	sum := slices.Clone(data)
-	sum[len(sum)-1] ^= 1
-	refused(t, sum, pickle.ErrMalformed, "checksum")
-	refused(t, data[:len(data)-1], pickle.ErrMalformed, "")
-}
-
-// TestDetect recognises pickles and nothing else.
-func TestDetect(t *testing.T) {
-	for head, want := range map[string]bool{
-		"":                                false,
-		"\x80":                            false,
-		"\x80\x04\x95":                    true,
-		"\x80\x06":                        false,
-		"ccopy_reg\n_reconstructor\np0\n": true,
-		"csklearn.ensemble._forest\nRandomForestClassifier\n": true,
-		"city,country\n":           false,
-		"x\x9c":                    true,
-		"x\x9d":                    false,
-		"\x1f\x8b\x08":             true,
-		"BZh9":                     true,
-		"\xfd7zXZ\x00":             true,
-		"\x04\x22\x4d\x18":         true,
-		"tree\nversion=v4\n":       false,
-		`{"learner":{}}`:           false,
-		"\x08\x07\x12\x07skl2onnx": false,
-	} {
-		if got := sklearn.Detect([]byte(head)); got != want {
-			t.Errorf("Detect(%q) is %v", head, got)
-		}
-	}
-}
-
-// TestCompressions names what is not read yet.
-func TestCompressions(t *testing.T) {
-	for head, says := range map[string]string{
-		"\x1f\x8b\x08\x00": "gzip", "BZh91AY": "bz2", "\xfd7zXZ\x00\x00": "xz", "\x5d\x00\x00\x80": "lzma", "\x04\x22\x4d\x18\x40": "lz4", "ZF0x1": "before 0.10",
-	} {
-		refused(t, []byte(head), sklearn.ErrUnsupported, says)
-	}
 }
 
 // FuzzImport feeds Import files that were damaged. Whatever it accepts must be valid.

@@ -3,7 +3,8 @@
 // Import reads the file's own format and runs nothing of it: the pickle is interpreted over an
 // allow-list (package pickle), and what the few allowed classes mean is worked out here:
 //
-//	container.go  what the file is wrapped in: nothing, zlib; others are named and refused
+//	container.go  what the file is compressed with, the codecs of joblib
+//	measure.go    what an xz or lz4 stream claims, before a library is asked to believe it
 //	allow.go      the names that a forest's pickle may hold
 //	ndarray.go    numpy's arrays, scalars and dtypes, in the shapes that pickle and joblib give them
 //	forest.go     RandomForestClassifier and RandomForestRegressor

@@ -1,5 +1,6 @@
 """Makes the forests of testdata/made/<version>: small ones, each saved in one way, with rows and the
-answers that scikit-learn gives for them. Needs scikit-learn, joblib and numpy; no network.
+answers that scikit-learn gives for them. Needs scikit-learn, joblib and numpy, and lz4 for what it
+compresses; no network.
 
     python make.py        # writes made/<version of scikit-learn>/*
 
@@ -109,8 +110,13 @@ def main():
     for p in range(6):
         save("pickle_protocol_%d" % p, model, X, by_pickle(p), most=8)
         save("joblib_protocol_%d" % p, model, X, by_joblib(protocol=p), most=8)
-    for level in (0, 1, 3, 9):
-        save("joblib_zlib_%d" % level, model, X, by_joblib(compress=("zlib", level)), most=8)
+    for codec in ("zlib", "gzip", "bz2", "xz", "lzma", "lz4"):
+        for level in (1, 3, 9):
+            try:
+                save("joblib_%s_%d" % (codec, level), model, X, by_joblib(compress=(codec, level)), most=8)
+            except ValueError as e:  # lz4 is a package of its own
+                print(e)
+    save("joblib_zlib_0", model, X, by_joblib(compress=("zlib", 0)), most=8)
 
     # Labels and names, with and without joblib, which treats arrays of objects apart.
     labels = {
