@@ -2,6 +2,7 @@ package pickle
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -298,6 +300,34 @@ func TestEnd(t *testing.T) {
 	src = FromReader(strings.NewReader(strings.Repeat("N0", 1<<20)), 1<<10)
 	if _, err := NewDecoder(src, Options{}).Decode(); !errors.Is(err, ErrLimit) {
 		t.Errorf("a stream over its limit: %v", err)
+	}
+}
+
+// stuck is a stream that neither gives bytes nor ends.
+type stuck struct{}
+
+func (stuck) Read([]byte) (int, error) { return 0, nil }
+
+// TestStream reads long bytes of a stream in one piece, however they come, and does not wait forever.
+func TestStream(t *testing.T) {
+	const n = 3*trusted + 5
+	long := make([]byte, n)
+	for i := range long {
+		long[i] = byte(i * i >> 8)
+	}
+	in := slices.Concat(binary.LittleEndian.AppendUint64([]byte("\x8e"), n), long, []byte("."))
+	for name, r := range map[string]io.Reader{"whole": bytes.NewReader(in), "halves": iotest.HalfReader(bytes.NewReader(in)), "with its end": iotest.DataErrReader(bytes.NewReader(in))} {
+		src := FromReader(r, int64(len(in)))
+		v, err := NewDecoder(src, Options{}).Decode()
+		if got, ok := v.([]byte); err != nil || !ok || !bytes.Equal(got, long) || src.End() != nil || src.Consumed() != int64(len(in)) {
+			t.Errorf("%s: read %d of %d bytes, %v", name, src.Consumed(), len(in), err)
+		}
+	}
+	for _, begin := range []string{"", "\x8e\x05\x00\x00\x00\x00\x00\x00\x00ab"} {
+		src := FromReader(io.MultiReader(strings.NewReader(begin), stuck{}), 1<<20)
+		if _, err := NewDecoder(src, Options{}).Decode(); !errors.Is(err, io.ErrNoProgress) {
+			t.Errorf("a stream that is stuck after %d bytes: %v", len(begin), err)
+		}
 	}
 }
 

@@ -21,8 +21,8 @@ type Source struct {
 const (
 	// streamChunk is how many bytes a stream is asked for at a time.
 	streamChunk = 64 << 10
-	// trusted is how many bytes of a claimed length are allocated before they have come. The last claim of a
-	// stream is the only one that can be a lie.
+	// trusted is how many bytes of a claimed length are allocated before they have come, of a stream that has
+	// given fewer so far. The last claim of a stream is the only one that can be a lie.
 	trusted = 4 << 20
 )
 
@@ -38,6 +38,17 @@ func FromReader(r io.Reader, limit int64) *Source {
 // Consumed is the number of bytes given so far.
 func (s *Source) Consumed() int64 { return s.read }
 
+// fetch reads from the stream into p, and notes what ended it: also that it gives nothing again and again.
+func (s *Source) fetch(p []byte) (n int) {
+	for range 100 {
+		if n, s.err = s.r.Read(p); n > 0 || s.err != nil {
+			return n
+		}
+	}
+	s.err = io.ErrNoProgress
+	return 0
+}
+
 // fill fetches more of the stream into an empty buf. It returns an error only when there is nothing more.
 func (s *Source) fill() error {
 	for len(s.buf) == 0 {
@@ -47,9 +58,7 @@ func (s *Source) fill() error {
 		if s.r == nil {
 			return io.EOF
 		}
-		var n int
-		n, s.err = s.r.Read(s.chunk)
-		s.buf = s.chunk[:n]
+		s.buf = s.chunk[:s.fetch(s.chunk)]
 	}
 	if int64(len(s.buf)) > s.limit-s.read {
 		return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrLimit, s.limit)
@@ -105,16 +114,21 @@ func (s *Source) take(n uint64, what string) ([]byte, error) {
 	if n > uint64(s.limit-s.read) {
 		return nil, fmt.Errorf("%w: %s claims %d bytes, at most %d may follow", ErrLimit, what, n, s.limit-s.read)
 	}
-	out := make([]byte, 0, min(n, trusted))
+	out := make([]byte, 0, min(n, max(trusted, uint64(s.read))))
 	for uint64(len(out)) < n {
-		if len(s.buf) == 0 {
-			if err := s.fill(); err != nil {
-				return nil, short(err, what)
-			}
+		if len(out) == cap(out) {
+			out = append(make([]byte, 0, min(n, 2*uint64(len(out)))), out...)
 		}
-		k := min(uint64(len(s.buf)), n-uint64(len(out)))
-		out = append(out, s.buf[:k]...)
+		// What is fetched already comes first, then the stream writes to where the bytes stay.
+		k := copy(out[len(out):cap(out)], s.buf)
 		s.buf = s.buf[k:]
+		if k == 0 {
+			if s.err != nil {
+				return nil, short(s.err, what)
+			}
+			k = s.fetch(out[len(out):cap(out)])
+		}
+		out = out[:len(out)+k]
 		s.read += int64(k)
 	}
 	return out, nil
