@@ -101,5 +101,8 @@ func allow(g pickle.Global) error {
 		return fmt.Errorf("%w: %s is not a forest that Coppice reads; it reads RandomForestClassifier, RandomForestRegressor",
 			ErrUnsupported, name)
 	}
+	if err := oldArray(g); err != nil {
+		return err
+	}
 	return fmt.Errorf("%w: the file names %s, which a forest has no need of; nothing of the file was run; %s", ErrForbidden, name, reads)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"strings"
 
 	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
 )
@@ -78,7 +79,11 @@ func built(d *pickle.Decoder, o *pickle.Object) (any, error) {
 		return parseArray(v)
 	}
 	a := &array{dtype: t}
-	if err := a.setShape(get("shape"), get("order") == "F"); err != nil {
+	if err := a.setShape(get("shape")); err != nil {
+		return nil, err
+	}
+	strides, err := a.parseOrder(get("order"), nil)
+	if err != nil {
 		return nil, err
 	}
 	// joblib 1.2 and later align the data: a byte tells how many bytes of padding follow it.
@@ -95,8 +100,19 @@ func built(d *pickle.Decoder, o *pickle.Object) (any, error) {
 	if hi != 0 {
 		return nil, fmt.Errorf("%w: an array of shape %v", ErrMalformed, a.shape)
 	}
-	a.data, err = d.Raw(size, fmt.Sprintf("an array of shape %v and type %s", a.shape, t))
-	return a, err
+	if a.data, err = d.Raw(size, fmt.Sprintf("an array of shape %v and type %s", a.shape, t)); err != nil {
+		return nil, err
+	}
+	a.arrange(strides)
+	return a, nil
+}
+
+// oldArray refuses the arrays of old versions of joblib by their name: their data lie in files of their own.
+func oldArray(g pickle.Global) error {
+	if strings.HasPrefix(g.Module, "joblib.") && strings.HasSuffix(g.Name, "NDArrayWrapper") {
+		return fmt.Errorf("%w: %s, an array of joblib before 0.10, is not read; save the model again with joblib.dump", ErrUnsupported, g)
+	}
+	return nil
 }
 
 // parseArray understands the ways in which an array is pickled.
@@ -108,8 +124,7 @@ func parseArray(v any) (*array, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: expected an array, got %s", ErrMalformed, pickle.Describe(v))
 	}
-	var typ, shape, data any
-	var fortran bool
+	var typ, shape, data, order, axes any
 	switch o.Class.String() {
 	case "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct":
 		// _reconstruct(class, (0,), b'b'), then the state (version, shape, dtype, is_fortran, data).
@@ -124,14 +139,18 @@ func parseArray(v any) (*array, error) {
 			return nil, fmt.Errorf("%w: the state of an array is not a tuple of 5", ErrMalformed)
 		}
 		shape, typ, data = s[1], s[2], s[4]
-		fortran, _ = s[3].(bool)
+		if fortran, _ := s[3].(bool); fortran {
+			order = "F"
+		}
 	case "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer":
-		// Protocol 5: _frombuffer(data, dtype, shape, order).
+		// Protocol 5: _frombuffer(data, dtype, shape, order), and with order K the axes since numpy 2.3.
 		if len(o.Args) < 4 {
 			return nil, fmt.Errorf("%w: an array from a buffer has %d of 4 arguments", ErrMalformed, len(o.Args))
 		}
-		data, typ, shape = o.Args[0], o.Args[1], o.Args[2]
-		fortran = o.Args[3] == "F"
+		data, typ, shape, order = o.Args[0], o.Args[1], o.Args[2], o.Args[3]
+		if len(o.Args) > 4 {
+			axes = o.Args[4]
+		}
 	default:
 		return nil, fmt.Errorf("%w: expected an array, got %s", ErrMalformed, pickle.Describe(v))
 	}
@@ -140,9 +159,10 @@ func parseArray(v any) (*array, error) {
 		return nil, err
 	}
 	a := &array{dtype: t}
-	if err := a.setShape(shape, fortran); err != nil {
+	if err := a.setShape(shape); err != nil {
 		return nil, err
 	}
+	// Objects are always listed in C order.
 	if l, ok := data.(*pickle.List); ok && t.kind == 'O' {
 		if len(l.Items) != a.count {
 			return nil, fmt.Errorf("%w: an array of shape %v has %d objects", ErrMalformed, a.shape, len(l.Items))
@@ -157,12 +177,85 @@ func parseArray(v any) (*array, error) {
 	if hi, size := bits.Mul64(uint64(a.count), uint64(t.size)); hi != 0 || size != uint64(len(b)) {
 		return nil, fmt.Errorf("%w: an array of shape %v and type %s has %d bytes", ErrMalformed, a.shape, t, len(b))
 	}
+	strides, err := a.parseOrder(order, axes)
+	if err != nil {
+		return nil, err
+	}
 	a.data = b
+	a.arrange(strides)
 	return a, nil
 }
 
+// parseOrder tells in which order the items lie: numpy's C, F, or K, which is C with the axes in another order after
+// it. It gives the bytes from one item to the next along each axis, and nil for C.
+func (a *array) parseOrder(order, axes any) ([]int, error) {
+	strides := make([]int, len(a.shape))
+	switch {
+	case order == nil || order == "C" || order == "K" && axes == nil:
+		return nil, nil
+	case order == "F":
+		step := a.dtype.size
+		for i, side := range a.shape {
+			strides[i] = step
+			step *= side
+		}
+		return strides, nil
+	}
+	t, ok := axes.(pickle.Tuple)
+	if order != "K" || !ok || len(t) != len(a.shape) {
+		return nil, fmt.Errorf("%w: an array of shape %v in order %s by %s", ErrMalformed, a.shape, pickle.Describe(order), pickle.Describe(axes))
+	}
+	shape := make([]int, len(t))
+	seen := make([]bool, len(t))
+	for i, v := range t {
+		axis, err := parseInt(v)
+		if err != nil {
+			return nil, err
+		}
+		if axis < 0 || axis >= int64(len(t)) || seen[axis] {
+			return nil, fmt.Errorf("%w: axis %d of an array of shape %v stands for axis %d", ErrMalformed, i, a.shape, axis)
+		}
+		seen[axis] = true
+		shape[i], strides[i] = a.shape[axis], a.dtype.size
+		for _, side := range a.shape[axis+1:] {
+			strides[i] *= side
+		}
+	}
+	a.shape = shape
+	return strides, nil
+}
+
+// arrange puts items that lie in another order into C order.
+func (a *array) arrange(strides []int) {
+	long := 0 // sides of more than one item, of which one alone has no order
+	for _, side := range a.shape {
+		if side > 1 {
+			long++
+		}
+	}
+	if strides == nil || long < 2 || a.count == 0 {
+		return
+	}
+	out := make([]byte, 0, len(a.data))
+	index := make([]int, len(strides))
+	at := 0
+	for len(out) < len(a.data) {
+		out = append(out, a.data[at:at+a.dtype.size]...)
+		for k := len(index) - 1; k >= 0; k-- {
+			index[k]++
+			at += strides[k]
+			if index[k] < a.shape[k] {
+				break
+			}
+			at -= strides[k] * a.shape[k]
+			index[k] = 0
+		}
+	}
+	a.data = out
+}
+
 // setShape takes the shape, a tuple of integers, and their product.
-func (a *array) setShape(v any, fortran bool) error {
+func (a *array) setShape(v any) error {
 	dims, ok := v.(pickle.Tuple)
 	if !ok {
 		return fmt.Errorf("%w: the shape of an array is %s", ErrMalformed, pickle.Describe(v))
@@ -185,10 +278,6 @@ func (a *array) setShape(v any, fortran bool) error {
 			return fmt.Errorf("%w: an array of shape %v and more", ErrMalformed, a.shape)
 		}
 		a.count = int(lo)
-	}
-	if fortran && len(dims) > 1 {
-		// numpy says so only of arrays that are not C-contiguous too, and scikit-learn makes none here.
-		return fmt.Errorf("%w: an array in Fortran order", ErrUnsupported)
 	}
 	return nil
 }

@@ -176,7 +176,7 @@ func TestJoblibArrays(t *testing.T) {
 		"the state of a joblib array is a tuple":    followed{object{"joblib.numpy_pickle.NumpyArrayWrapper", tuple{}, tuple{}}, nil},
 		"expected a dtype, got None":                followed{wrapper(nil, tuple{2}), nil},
 		"the shape of an array is None":             followed{wrapper(scalarType("<U1"), tuple{}, pair{"shape", nil}), nil},
-		"an array in Fortran order":                 followed{wrapper(scalarType("<i8"), tuple{1, 1}, pair{"order", "F"}), make([]byte, 8)},
+		"an array of shape [1 1] in order \"A\"":    followed{wrapper(scalarType("<i8"), tuple{1, 1}, pair{"order", "A"}), make([]byte, 8)},
 		"an array of shape [9223372036854775807]":   followed{wrapper(scalarType("<i8"), tuple{math.MaxInt64}), nil},
 		"an array of shape [1152921504606846975]":   followed{wrapper(scalarType("<i8"), tuple{math.MaxInt64 / 8}), nil},
 		"expected an array, got an object of numpy": followed{wrapper(scalarType("|O8"), tuple{1}), pickled(scalarType("<i8"))},
@@ -386,6 +386,9 @@ func TestRefusesOtherValues(t *testing.T) {
 		{object{"sklearn.ensemble._forest.RandomForestRegressor", tuple{}, dict{{"_sklearn_version", "1.9.1"}}}, "saved before it was fitted"},
 	} {
 		refused(t, pickled(c.value), sklearn.ErrUnsupported, c.says)
+	}
+	for _, name := range []global{"joblib.numpy_pickle.NDArrayWrapper", "joblib.numpy_pickle_compat.ZNDArrayWrapper"} {
+		refused(t, pickled(object{name, tuple{}, dict{}}), sklearn.ErrUnsupported, string(name)+", an array of joblib before 0.10, is not read")
 	}
 	refused(t, pickled(object{"xgboost.sklearn.XGBClassifier", tuple{}, dict{}}), sklearn.ErrForbidden, "xgboost.sklearn.XGBClassifier")
 }
