@@ -57,6 +57,13 @@ func NewBuilder(s Shape) *Builder {
 	}
 }
 
+// Grow makes room for more splits and leaves, so that large forests are not copied while they grow. It is for a caller
+// that has seen as many: it allocates what it is told.
+func (b *Builder) Grow(splits, leaves int) {
+	b.f.Splits = slices.Grow(b.f.Splits, splits)
+	b.f.Leaves = slices.Grow(b.f.Leaves, leaves)
+}
+
 // Output makes the trees that begin from now on add to the outputs from first on.
 func (b *Builder) Output(first int) error {
 	if first < 0 || first+b.f.Width > b.f.Outputs {
@@ -240,6 +247,9 @@ func (b *Builder) LeafID(id uint32) {
 	tree := b.f.Trees[len(b.f.Trees)-1]
 	preorder := len(b.f.Splits) - int(tree.Split) + leaf - int(tree.Leaf)
 	b.ownIDs = b.ownIDs || int(id) != preorder
+	if b.f.LeafIDs == nil {
+		b.f.LeafIDs = make([]uint32, 0, cap(b.f.Leaves))
+	}
 	b.f.LeafIDs = append(b.f.LeafIDs, id)
 }
 
