@@ -76,9 +76,33 @@ func TestCodecs(t *testing.T) {
 	}
 }
 
-// grow makes the first tree of a forest a comb of n splits.
+// TestImportMemory checks that Import takes a fraction of an uncompressed file's size, since the arrays are the file's
+// bytes, and little more than the unpacked size for a compressed one, since they are unpacked to where they stay.
+func TestImportMemory(t *testing.T) {
+	f := classifier()
+	grow(f, 100_000)
+	plain := f.file()
+	for name, c := range map[string]struct {
+		data []byte
+		most float64 // of the uncompressed size
+	}{
+		"uncompressed": {plain, 0.3},
+		"zlib":         {packed(t, "zlib", plain), 1.7}, // the first array is larger than what is read ahead of it, and grows
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := sklearn.Import(c.data); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		if took := float64(after.TotalAlloc-before.TotalAlloc) / float64(len(plain)); took > c.most {
+			t.Errorf("%s: allocated %.2f times the bytes of the forest, at most %v are expected", name, took, c.most)
+		}
+	}
+}
+
+// grow makes the first tree of a forest a balanced one of n splits.
 func grow(f *testForest, n int) {
-	// Its depth must stay within the model's limit, so it is a balanced tree with varied thresholds.
 	var nodes []testNode
 	var add func(n int) int
 	add = func(n int) int {

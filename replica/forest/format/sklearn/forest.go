@@ -78,6 +78,7 @@ func forest(v any, size int64) (*model.Model, error) {
 		leaves:   leavesOf(task, version, minor),
 		budget:   4 * size, // a forest that lists a tree of its own twice is still fine
 	}
+	im.reserve(trees, size)
 	for i, t := range trees {
 		v, ok := t.Get("tree_")
 		if !ok {

@@ -37,6 +37,23 @@ type importer struct {
 	leaf    []float64
 }
 
+// reserve makes room for the nodes that the trees of a file claim, up to what a file of size bytes has room for.
+func (im *importer) reserve(trees []*pickle.Dict, size int64) {
+	const nodeBytes = 64 // of a node in every version; its values come on top
+	var nodes int64
+	for _, t := range trees {
+		v, _ := t.Get("tree_")
+		if o, ok := v.(*pickle.Object); ok {
+			state, _ := o.State.(*pickle.Dict)
+			n, _ := intOf(state, "node_count")
+			nodes = min(nodes+max(0, min(n, size)), size/nodeBytes)
+		}
+	}
+	// A full binary tree has one leaf more than splits.
+	splits := int(nodes) / 2
+	im.b.Grow(splits, splits+len(trees))
+}
+
 // tree adds sklearn.tree._tree.Tree(n_features, n_classes, n_outputs) with its state.
 func (im *importer) tree(v any) error {
 	o, ok := v.(*pickle.Object)
