@@ -10,6 +10,7 @@ package link
 import (
 	"math"
 
+	"github.com/coppice-mesh/coppice/replica/forest/libm"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
@@ -22,13 +23,13 @@ func Apply(l model.Link, single bool, x []float64) {
 	switch l.Name {
 	case model.Sigmoid:
 		for i, v := range x {
-			x[i] = 1 / (1 + math.Exp(-l.Scale*v))
+			x[i] = 1 / (1 + libm.Exp(-l.Scale*v))
 		}
 	case model.Softmax:
 		softmax(x)
 	case model.Exp:
 		for i, v := range x {
-			x[i] = math.Exp(v)
+			x[i] = libm.Exp(v)
 		}
 	case model.Step:
 		step(x)
@@ -38,7 +39,7 @@ func Apply(l model.Link, single bool, x []float64) {
 		}
 	case model.Softplus:
 		for i, v := range x {
-			x[i] = math.Log1p(math.Exp(v))
+			x[i] = libm.Log1p(libm.Exp(v))
 		}
 	case model.Isolation:
 		x[0] = Isolation(l, x[0]) - l.Offset
@@ -50,7 +51,7 @@ func Isolation(l model.Link, x float64) float64 {
 	if l.Scale == 0 {
 		return -2 // a forest grown on one sample: 2 to the 1
 	}
-	return -math.Exp2(-(x / l.Scale))
+	return -libm.Exp2(-(x / l.Scale))
 }
 
 func softmax(x []float64) {
@@ -60,7 +61,7 @@ func softmax(x []float64) {
 	}
 	sum := 0.0
 	for i, v := range x {
-		x[i] = math.Exp(v - top)
+		x[i] = libm.Exp(v - top)
 		sum += x[i]
 	}
 	for i := range x {
@@ -87,7 +88,7 @@ func apply32(l model.Link, x []float64) {
 		softmax32(x)
 	case model.Exp:
 		for i, v := range x {
-			x[i] = float64(exp32(float32(v)))
+			x[i] = float64(libm.Exp32(float32(v)))
 		}
 	case model.Step:
 		step(x)
@@ -97,7 +98,7 @@ func apply32(l model.Link, x []float64) {
 		}
 	case model.Softplus:
 		for i, v := range x {
-			x[i] = float64(float32(math.Log1p(float64(exp32(float32(v))))))
+			x[i] = float64(float32(libm.Log1p(float64(libm.Exp32(float32(v))))))
 		}
 	}
 }
@@ -105,7 +106,7 @@ func apply32(l model.Link, x []float64) {
 // sigmoid32 is XGBoost's. Its exponent is capped so that expf does not overflow.
 func sigmoid32(x float32) float32 {
 	const most = 88.7
-	e := exp32(min(-x, most))
+	e := libm.Exp32(min(-x, most))
 	return 1 / (e + 1 + 1e-16)
 }
 
@@ -117,7 +118,7 @@ func softmax32(x []float64) {
 	}
 	sum := 0.0
 	for i, v := range x {
-		e := exp32(float32(v) - top)
+		e := libm.Exp32(float32(v) - top)
 		x[i] = float64(e)
 		sum += float64(e)
 	}
@@ -125,5 +126,3 @@ func softmax32(x []float64) {
 		x[i] = float64(float32(v) / float32(sum))
 	}
 }
-
-func exp32(x float32) float32 { return float32(math.Exp(float64(x))) }
