@@ -11,6 +11,7 @@ import (
 
 	"github.com/coppice-mesh/coppice/replica/forest/format/coppice"
 	"github.com/coppice-mesh/coppice/replica/forest/format/sklearn"
+	"github.com/coppice-mesh/coppice/replica/forest/format/xgboost"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
@@ -43,8 +44,8 @@ type Format struct {
 // Formats are tried in this order.
 var Formats = []Format{
 	{"Coppice .coppice", coppice.Detect, coppice.Decode},
-	{"XGBoost JSON", detectXGBoostJSON, nil},
-	{"XGBoost UBJSON", detectXGBoostUBJSON, nil},
+	{"XGBoost JSON", xgboost.DetectJSON, xgboost.ImportJSON},
+	{"XGBoost UBJSON", xgboost.DetectUBJSON, xgboost.ImportUBJSON},
 	{"XGBoost binary", prefix("binf"), nil},
 	{"LightGBM text", prefix("tree\n", "tree\r\n"), nil},
 	{"CatBoost .cbm", prefix("CBM1"), nil},
@@ -153,17 +154,8 @@ func jsonWith(head []byte, keys ...string) bool {
 	return false
 }
 
-func detectXGBoostJSON(head []byte) bool {
-	return jsonWith(head, "learner", "gradient_booster", "learner_model_param")
-}
-
 func detectCatBoostJSON(head []byte) bool {
 	return jsonWith(head, "oblivious_trees", "features_info", "model_info", "float_features")
-}
-
-// detectXGBoostUBJSON: an object whose first key has a length of type L, as XGBoost writes it.
-func detectXGBoostUBJSON(head []byte) bool {
-	return len(head) > 2 && head[0] == '{' && head[1] == 'L' && bytes.Contains(head, []byte("learner"))
 }
 
 // detectTreelite: version 4 begins with its version, three little-endian int32, and with the types of
