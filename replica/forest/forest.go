@@ -208,10 +208,11 @@ func (m *Model) Scores(dst, margins []float64) error {
 		return fmt.Errorf("%w: %d margins and room for %d scores, a row has %d and %d", ErrShape, len(margins), len(dst), from, to)
 	}
 	f := &m.m.Forest
+	rounds := f.NumRounds()
 	for i := n - 1; i >= 0; i-- { // from behind: a row may have more scores than margins
 		row := dst[i*to : i*to+from]
 		copy(row, margins[i*from:])
-		link.Apply(m.m.Meta.Link, f.Single, row)
+		link.Apply(m.m.Meta.Link, f.Single, rounds, row)
 		if to > from {
 			p := row[0]
 			dst[i*to], dst[i*to+1] = 1-p, p

@@ -91,6 +91,9 @@ func linear[T Row](f *model.Forest, leaf int, row []T) float64 {
 		if v != v {
 			return f.Values[f.Row(leaf)]
 		}
+		if v >= -model.NearZero && v <= model.NearZero {
+			v = 0
+		}
 		sum += float64(l.Coeffs[int(from)+i] * v)
 	}
 	return sum

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/coppice-mesh/coppice/replica/forest/format/coppice"
+	"github.com/coppice-mesh/coppice/replica/forest/format/lightgbm"
 	"github.com/coppice-mesh/coppice/replica/forest/format/sklearn"
 	"github.com/coppice-mesh/coppice/replica/forest/format/xgboost"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
@@ -47,7 +48,7 @@ var Formats = []Format{
 	{"XGBoost JSON", xgboost.DetectJSON, xgboost.ImportJSON},
 	{"XGBoost UBJSON", xgboost.DetectUBJSON, xgboost.ImportUBJSON},
 	{"XGBoost binary", prefix("binf"), nil},
-	{"LightGBM text", prefix("tree\n", "tree\r\n"), nil},
+	{"LightGBM text", lightgbm.Detect, lightgbm.Import},
 	{"CatBoost .cbm", prefix("CBM1"), nil},
 	{"CatBoost JSON", detectCatBoostJSON, nil},
 	{"Treelite checkpoint", detectTreelite, nil},

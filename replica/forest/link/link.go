@@ -14,11 +14,17 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
-// Apply replaces the margins of one row by its scores. With single they are float32, kept as float64.
-func Apply(l model.Link, single bool, x []float64) {
+// Apply replaces the margins of one row of a forest of so many rounds by its scores. With single they are float32, kept
+// as float64.
+func Apply(l model.Link, single bool, rounds int, x []float64) {
 	if single {
 		apply32(l, x)
 		return
+	}
+	if l.Mean {
+		for i := range x {
+			x[i] /= float64(rounds)
+		}
 	}
 	switch l.Name {
 	case model.Sigmoid:

@@ -157,7 +157,7 @@ type Forest struct {
 }
 
 // Linear gives leaves values that depend on the row: the constant and then, in order, each coefficient times its
-// feature. A row in which one of these features is NaN gets the leaf's plain value. Width is 1 and the sums are float64.
+// feature, where values from -NearZero to NearZero are 0. A row in which one of these features is NaN gets the leaf's plain value. Width is 1 and the sums are float64.
 type Linear struct {
 	Const    []float64 // of every leaf
 	Starts   []uint32  // for every leaf, and for the end: its first term
@@ -241,6 +241,8 @@ type Link struct {
 	Name   LinkName `json:"name"`
 	Scale  float64  `json:"scale,omitempty"`
 	Offset float64  `json:"offset,omitempty"`
+	// Mean divides the margins by the number of rounds first: LightGBM's random forests, whose margins are sums.
+	Mean bool `json:"mean,omitempty"`
 }
 
 // LinkName names a link function of the margins x, in the precision of the sums.

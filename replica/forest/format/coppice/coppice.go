@@ -279,7 +279,7 @@ var (
 	// nestedKeys are those of the objects in it.
 	nestedKeys = map[string][]string{
 		"source": {"library", "version", "kind", "objective", "sha256"},
-		"link":   {"name", "scale", "offset"},
+		"link":   {"name", "scale", "offset", "mean"},
 	}
 )
 
