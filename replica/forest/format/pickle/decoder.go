@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 )
 
 // Errors that every refusal wraps one of.
@@ -256,6 +257,9 @@ func (d *Decoder) step(op byte) error {
 		b, err := d.counted(op)
 		if err != nil {
 			return err
+		}
+		if !utf8.Valid(b) {
+			return d.malformed("text of %d bytes is not UTF-8", len(b))
 		}
 		return d.push(string(b), costString+int64(len(b)))
 	case opShortBinBytes, opBinBytes, opBinBytes8, opByteArray8:

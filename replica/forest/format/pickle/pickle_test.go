@@ -234,6 +234,7 @@ var refusals = []struct {
 	{"V\\u12\n.", ErrMalformed, "begins no escape"},
 	{"V\\U00110000\n.", ErrMalformed, "is no character"},
 	{"cm", ErrMalformed, "ends inside GLOBAL"},
+	{"\x8c\x02a\xb1.", ErrMalformed, "SHORT_BINUNICODE: text of 2 bytes is not UTF-8"},
 	{"X\x05\x00\x00\x00abc", nil, "BINUNICODE"},
 	{"\x8e\x00\x00\x00\x00\x00\x01\x00\x00.", nil, "BINBYTES8 claims 1099511627776 bytes"},
 	{"\x96\xff\xff\xff\xff\xff\xff\xff\xff.", nil, "BYTEARRAY8 claims 18446744073709551615 bytes"},

@@ -301,6 +301,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"old version", func(f *testForest) { f.version = "0.24.2" }, unsupported, `scikit-learn "0.24.2"; versions 1.1 to 1.9`},
 		{"new version", func(f *testForest) { f.version = "1.10.0" }, unsupported, `"1.10.0"`},
+		{"a version that is no text", func(f *testForest) { f.version = "1.6.\xb1" }, pickle.ErrMalformed, "text of 5 bytes is not UTF-8"},
 		{"no version", func(f *testForest) { f.version = nil }, unsupported, "None"},
 		{"outputs", func(f *testForest) { f.outputs = 2 }, unsupported, "2 outputs"},
 		{"no features", func(f *testForest) { f.features = 0 }, malformed, "0 features"},
