@@ -56,17 +56,25 @@ func Import(data []byte) (*model.Model, error) {
 }
 
 func load(data []byte) (*model.Model, error) {
-	src, limit, err := open(data)
+	v, size, err := unpickle(data)
+	if errors.Is(err, pickle.ErrLimit) && codecOf(data) != nil {
+		return nil, fmt.Errorf("%w; a forest that shrinks so well is read when it is saved uncompressed", err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	d := pickle.NewDecoder(src, pickle.Options{Allow: allow, Built: built, MaxMemory: limit})
-	v, err := d.Decode()
+	return forest(v, size)
+}
+
+// unpickle gives the value of a file and its bytes, unpacked.
+func unpickle(data []byte) (v any, size int64, err error) {
+	src, memory, err := open(data)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if err := src.End(); err != nil {
-		return nil, err
+	v, err = pickle.NewDecoder(src, pickle.Options{Allow: allow, Built: built, MaxMemory: memory}).Decode()
+	if err != nil {
+		return nil, 0, err
 	}
-	return forest(v, src.Consumed())
+	return v, src.Consumed(), src.End()
 }
