@@ -124,7 +124,7 @@ func grow(f *testForest, n int) {
 // TestCut cuts small files of every compression after each byte. None is read, and none panics.
 func TestCut(t *testing.T) {
 	files := glob(t, "testdata/made/1.9.1/joblib_*_1.model") // with small windows
-	files = append(files, "testdata/made/1.9.1/pickle_protocol_0.model", "testdata/made/1.9.1/pickle_protocol_5.model", "testdata/made/1.9.1/labels_object_joblib.model")
+	files = append(files, "testdata/made/1.9.1/joblib_protocol_0.model", "testdata/made/1.9.1/pickle_protocol_5.model", "testdata/made/1.9.1/labels_object_joblib.model")
 	for _, path := range files {
 		data := readFile(t, path)
 		for n := range data {
