@@ -24,6 +24,8 @@ const (
 
 	// maxDict is the largest window of lzma and xz in bytes: that of their highest level, 9.
 	maxDict = 64 << 20
+	// windowsPerByte is how many bytes of windows an xz file may have for each byte that it unpacks to.
+	windowsPerByte = 16
 
 	// What the values of a pickle may take, arrays apart, see pickle.Options.MaxMemory.
 	memoryBase    = 64 << 20
@@ -156,9 +158,9 @@ func openXZ(data []byte, in *bytes.Reader, limit int64) (io.Reader, error) {
 	if size > limit {
 		return nil, fmt.Errorf("%w: it unpacks to %d bytes, more than %d", pickle.ErrLimit, size, limit)
 	}
-	// Each block has a window of its own. xz makes blocks of at least the size of their window when it makes
-	// several, so that only a forged file has windows for more than it holds.
-	if dicts > maxDict+size {
+	// Each block has a window of its own, one after the other. When xz makes several blocks it makes them larger
+	// than their windows, unless it is told otherwise; windows for nothing are for keeping a reader busy.
+	if dicts > maxDict+windowsPerByte*size {
 		return nil, fmt.Errorf("%w: its windows take %d bytes, it unpacks to %d", pickle.ErrLimit, dicts, size)
 	}
 	return xz.ReaderConfig{DictCap: lzma.MinDictCap, SingleStream: true}.NewReader(in)
