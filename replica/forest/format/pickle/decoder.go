@@ -369,20 +369,20 @@ func (d *Decoder) step(op byte) error {
 		return d.get(op)
 	case opGlobal, opStackGlobal:
 		return d.global(op)
-	case opReduce, opNewObj:
-		return d.call()
+	case opString, opBinString, opShortBinString:
+		return d.oldString(op)
+	case opReduce, opNewObj, opNewObjEx:
+		return d.reduce(op)
+	case opInst, opObj:
+		return d.instance(op)
 	case opBuild:
 		return d.build()
-	case opString, opBinString, opShortBinString, opInst, opObj:
-		return fmt.Errorf("%w: instruction %s belongs to Python 2", ErrUnsupported, opName(op))
 	case opPersID, opBinPersID:
 		return fmt.Errorf("%w: instruction %s refers to data outside of the file", ErrUnsupported, opName(op))
 	case opNextBuffer, opReadOnlyBuffer:
 		return fmt.Errorf("%w: instruction %s refers to buffers outside of the file", ErrUnsupported, opName(op))
 	case opExt1, opExt2, opExt4:
 		return fmt.Errorf("%w: instruction %s refers to a registry outside of the file", ErrUnsupported, opName(op))
-	case opNewObjEx:
-		return fmt.Errorf("%w: instruction %s", ErrUnsupported, opName(op))
 	default:
 		return fmt.Errorf("%w: there is no instruction 0x%02x", ErrMalformed, op)
 	}
@@ -420,7 +420,7 @@ func (d *Decoder) uint(n int) (uint64, error) {
 func (d *Decoder) counted(op byte) ([]byte, error) {
 	width := 4
 	switch op {
-	case opShortBinUnicode, opShortBinBytes:
+	case opShortBinUnicode, opShortBinBytes, opShortBinString:
 		width = 1
 	case opBinUnicode8, opBinBytes8, opByteArray8:
 		width = 8
@@ -430,6 +430,31 @@ func (d *Decoder) counted(op byte) ([]byte, error) {
 		return nil, err
 	}
 	return d.src.take(n, opName(op))
+}
+
+// oldString reads what Python 2 called a string: text here, as Python 3 takes it, and so nothing beyond ASCII.
+func (d *Decoder) oldString(op byte) error {
+	var b []byte
+	var err error
+	switch op {
+	case opString:
+		if b, err = d.src.line(math.MaxInt64, "STRING"); err != nil {
+			return err
+		}
+		if b, err = unquote(b); err != nil {
+			return d.malformed("%v", err)
+		}
+	default:
+		if b, err = d.counted(op); err != nil {
+			return err
+		}
+	}
+	for _, c := range b {
+		if c >= utf8.RuneSelf {
+			return d.malformed("a string with the byte 0x%02x, only ASCII is read", c)
+		}
+	}
+	return d.push(string(b), costString+int64(len(b)))
 }
 
 // textNumber reads the numbers of protocol 0.
@@ -660,15 +685,10 @@ func (d *Decoder) memoIndex(op byte) (uint64, error) {
 func (d *Decoder) global(op byte) error {
 	var g Global
 	if op == opGlobal {
-		module, err := d.src.line(maxName, "GLOBAL")
-		if err != nil {
+		var err error
+		if g, err = d.nameLines(); err != nil {
 			return err
 		}
-		name, err := d.src.line(maxName, "GLOBAL")
-		if err != nil {
-			return err
-		}
-		g = Global{Module: string(module), Name: string(name)}
 	} else {
 		name, err := d.pop()
 		if err != nil {
@@ -688,19 +708,44 @@ func (d *Decoder) global(op byte) error {
 			return fmt.Errorf("%w: a name is longer than %d bytes", ErrLimit, maxName)
 		}
 	}
-	if !ofFormat(g) {
-		if d.opts.Allow == nil {
-			return fmt.Errorf("%w: it names %s, and no name is allowed", ErrUnsupported, g)
-		}
-		if err := d.opts.Allow(g); err != nil {
-			return err
-		}
+	if err := d.consent(g); err != nil {
+		return err
 	}
 	return d.push(g, costObject)
 }
 
-// call records a call.
-func (d *Decoder) call() error {
+// nameLines reads a name that stands in the pickle as two lines.
+func (d *Decoder) nameLines() (Global, error) {
+	module, err := d.src.line(maxName, opName(d.opcode))
+	if err != nil {
+		return Global{}, err
+	}
+	name, err := d.src.line(maxName, opName(d.opcode))
+	return Global{Module: string(module), Name: string(name)}, err
+}
+
+// consent asks the caller whether a name may become a value.
+func (d *Decoder) consent(g Global) error {
+	switch {
+	case ofFormat(g):
+		return nil
+	case d.opts.Allow == nil:
+		return fmt.Errorf("%w: it names %s, and no name is allowed", ErrUnsupported, g)
+	}
+	return d.opts.Allow(g)
+}
+
+// reduce records the call of what lies below a tuple of arguments.
+func (d *Decoder) reduce(op byte) error {
+	if op == opNewObjEx {
+		v, err := d.pop()
+		if err != nil {
+			return err
+		}
+		if named, ok := v.(*Dict); !ok || named.Len() > 0 {
+			return fmt.Errorf("%w: instruction NEWOBJ_EX with %s of named arguments, only an empty dict is read", ErrUnsupported, Describe(v))
+		}
+	}
 	v, err := d.pop()
 	if err != nil {
 		return err
@@ -713,6 +758,41 @@ func (d *Decoder) call() error {
 	if !ok {
 		return d.malformed("the arguments are %s, not a tuple", Describe(v))
 	}
+	return d.call(f, args)
+}
+
+// instance records a call as protocols 0 and 1 may spell it: the arguments stand above a mark, with OBJ below them the
+// name, which with INST follows in the pickle.
+func (d *Decoder) instance(op byte) error {
+	var f any
+	if op == opInst {
+		g, err := d.nameLines()
+		if err != nil {
+			return err
+		}
+		if err := d.consent(g); err != nil {
+			return err
+		}
+		f = g
+	}
+	items, err := d.popMark()
+	if err != nil {
+		return err
+	}
+	if op == opObj {
+		if len(items) == 0 {
+			return d.malformed("there is nothing to call")
+		}
+		f, items = items[0], items[1:]
+	}
+	if err := d.charge(costString + int64(len(items))*costItem); err != nil {
+		return err
+	}
+	return d.call(f, append(Tuple{}, items...))
+}
+
+// call records a call.
+func (d *Decoder) call(f any, args Tuple) error {
 	g, ok := f.(Global)
 	if !ok {
 		return d.malformed("calls %s, which is not a name", Describe(f))

@@ -94,6 +94,48 @@ func rawUnicode(b []byte) (string, error) {
 	return string(out), nil
 }
 
+// unquote decodes a Python 2 string as its repr spells it, in quotes of either kind.
+func unquote(b []byte) ([]byte, error) {
+	if len(b) < 2 || b[0] != '\'' && b[0] != '"' || b[len(b)-1] != b[0] {
+		return nil, errors.New("a string that is not in quotes")
+	}
+	b = b[1 : len(b)-1]
+	out := make([]byte, 0, len(b))
+	for i := 0; i < len(b); i++ {
+		if b[i] != '\\' {
+			out = append(out, b[i])
+			continue
+		}
+		i++
+		if i == len(b) {
+			return nil, errors.New("a backslash that begins no escape")
+		}
+		switch c := b[i]; c {
+		case '\\', '\'', '"':
+			out = append(out, c)
+		case 'n':
+			out = append(out, '\n')
+		case 'r':
+			out = append(out, '\r')
+		case 't':
+			out = append(out, '\t')
+		case 'x':
+			if i+2 >= len(b) {
+				return nil, errors.New("a backslash that begins no escape")
+			}
+			v, err := strconv.ParseUint(string(b[i+1:i+3]), 16, 8)
+			if err != nil {
+				return nil, fmt.Errorf("%q is no character", b[i-1:i+3])
+			}
+			out = append(out, byte(v))
+			i += 2
+		default: // repr writes no others
+			return nil, fmt.Errorf("%q is no escape", b[i-1:i+1])
+		}
+	}
+	return out, nil
+}
+
 // Describe says in a few words what a value is, for errors.
 func Describe(v any) string {
 	switch v := v.(type) {
