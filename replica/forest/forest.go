@@ -251,9 +251,9 @@ func (m *Model) LabelOf(target int, margins, scores []float64) int {
 		}
 		n = m.m.Meta.Targets[target]
 	}
-	if m.m.Meta.ByMargin && margins != nil {
+	if by := m.m.Meta.ByMargin; by != "" && margins != nil {
 		if len(margins) == 1 {
-			if margins[0] >= 0 {
+			if margins[0] > 0 || (margins[0] == 0 && by == model.NotNegative) {
 				return 1
 			}
 			return 0

@@ -55,7 +55,7 @@ func Apply(l model.Link, single bool, rounds int, x []float64) {
 // Isolation is the score_samples of an isolation forest, for the sum x of the depths.
 func Isolation(l model.Link, x float64) float64 {
 	if l.Scale == 0 {
-		return -2 // a forest grown on one sample: 2 to the 1
+		return -0.5 // a forest grown on one sample, whose depths say nothing
 	}
 	return -libm.Exp2(-(x / l.Scale))
 }

@@ -272,6 +272,15 @@ const (
 	PredictSign   Predict = "sign"   // 1, or -1 where the decision function is negative
 )
 
+// ByMargin says how labels follow from margins: the largest wins, and a single one stands for the second class when
+type ByMargin string
+
+// The ways.
+const (
+	Positive    ByMargin = "positive"    // it is above 0
+	NotNegative ByMargin = "notnegative" // it is 0 or above
+)
+
 // Source says where a model came from.
 type Source struct {
 	Library   string `json:"library"`             // such as "scikit-learn" or "coppice"
@@ -297,7 +306,7 @@ type Meta struct {
 	Infinite  bool     `json:"infinite,omitempty"`   // whether rows may hold infinities
 	Link      Link     `json:"link"`
 	Predict   Predict  `json:"predict"`
-	ByMargin  bool     `json:"by_margin,omitempty"`  // labels follow from the margins (the largest; of one, its sign), not from the scores
+	ByMargin  ByMargin `json:"by_margin,omitempty"`  // how labels follow from the margins; empty: from the scores
 	Best      int      `json:"best,omitempty"`       // rounds up to the best one of training; 0: not known
 	LeafType  string   `json:"leaf_type,omitempty"`  // NumPy type in which the library gives leaves; empty: "i8"
 	LeafShape string   `json:"leaf_shape,omitempty"` // a row's: LeafTrees, LeafRounds or LeafAlone

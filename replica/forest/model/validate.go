@@ -95,6 +95,11 @@ func (m *Model) validateAnswers() error {
 	default:
 		return fmt.Errorf("%w: predict %q", ErrInvalid, m.Meta.Predict)
 	}
+	switch m.Meta.ByMargin {
+	case "", Positive, NotNegative:
+	default:
+		return fmt.Errorf("%w: labels by a margin that is %q", ErrInvalid, m.Meta.ByMargin)
+	}
 	switch m.Meta.LeafShape {
 	case LeafTrees, LeafRounds, LeafAlone, LeafSqueezed:
 	default:

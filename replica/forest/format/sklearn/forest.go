@@ -15,84 +15,159 @@ const (
 	newest = 9
 )
 
-// forest understands the value of a file of size bytes, unpacked.
-func forest(v any, size int64) (*model.Model, error) {
+// reader understands the objects of one file.
+type reader struct {
+	size int64 // of the file, unpacked
+}
+
+// understand makes a model of the value of a file.
+func (r *reader) understand(v any) (*model.Model, error) {
 	o, ok := v.(*pickle.Object)
 	if !ok {
 		return nil, fmt.Errorf("%w: the file holds %s and no model; %s", ErrUnsupported, pickle.Describe(v), reads)
 	}
-	var task model.Task
-	switch name := o.Class.String(); {
-	case name == classifierName:
-		task = model.Classify
-	case name == regressorName:
-		task = model.Regress
-	case ensembles[name]:
-		return nil, fmt.Errorf("%w: %s is not read yet; %s", ErrUnsupported, name, reads)
-	default:
-		return nil, fmt.Errorf("%w: the file holds an object of %s; %s", ErrUnsupported, name, reads)
+	if o.Class.String() == pipelineName {
+		return r.pipeline(o)
+	}
+	return r.estimator(o, nil)
+}
+
+// estimators are the classes that are read, by their name.
+var estimators = map[string]func(r *reader, e *estimator) error{
+	"sklearn.ensemble._forest.RandomForestClassifier":                                           (*reader).forest,
+	"sklearn.ensemble._forest.RandomForestRegressor":                                            (*reader).forest,
+	"sklearn.ensemble._forest.ExtraTreesClassifier":                                             (*reader).forest,
+	"sklearn.ensemble._forest.ExtraTreesRegressor":                                              (*reader).forest,
+	"sklearn.tree._classes.DecisionTreeClassifier":                                              (*reader).tree,
+	"sklearn.tree._classes.DecisionTreeRegressor":                                               (*reader).tree,
+	"sklearn.tree._classes.ExtraTreeClassifier":                                                 (*reader).tree,
+	"sklearn.tree._classes.ExtraTreeRegressor":                                                  (*reader).tree,
+	"sklearn.ensemble._gb.GradientBoostingClassifier":                                           (*reader).boosting,
+	"sklearn.ensemble._gb.GradientBoostingRegressor":                                            (*reader).boosting,
+	"sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingClassifier": (*reader).hist,
+	"sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingRegressor":  (*reader).hist,
+	"sklearn.ensemble._iforest.IsolationForest":                                                 (*reader).isolation,
+}
+
+// estimator is one that is being read.
+type estimator struct {
+	state *pickle.Dict
+	minor int // of scikit-learn's version 1.x
+	in    *inputs
+	m     *model.Model
+	// widths are the classes of each target of a classifier, or a 1 for each of a regressor.
+	widths []int
+}
+
+func (e *estimator) classifier() bool { return e.m.Meta.Task == model.Classify }
+
+// estimator makes a model of an estimator whose rows come through in, nil for as they are.
+func (r *reader) estimator(o *pickle.Object, in *inputs) (*model.Model, error) {
+	read, ok := estimators[o.Class.String()]
+	if !ok {
+		return nil, fmt.Errorf("%w: the file holds an object of %s; %s", ErrUnsupported, o.Class, reads)
 	}
 	state, ok := o.State.(*pickle.Dict)
 	if !ok {
-		return nil, fmt.Errorf("%w: the state of the forest is %s", ErrMalformed, pickle.Describe(o.State))
+		return nil, fmt.Errorf("%w: the state of the %s is %s", ErrMalformed, o.Class.Name, pickle.Describe(o.State))
 	}
 	version, minor, err := versionOf(state)
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := state.Get("estimators_"); !ok {
-		return nil, fmt.Errorf("%w: the forest was saved before it was fitted", ErrUnsupported)
+	if _, ok := state.Get("n_features_in_"); !ok {
+		return nil, fmt.Errorf("%w: the %s was saved before it was fitted", ErrUnsupported, o.Class.Name)
 	}
-	outputs, err := intOf(state, "n_outputs_")
+	e := &estimator{state: state, minor: minor, in: in, m: &model.Model{Meta: model.Meta{
+		Task: model.Regress, Link: model.Link{Name: model.Identity}, Predict: model.PredictScores,
+		Lost:   []string{"impurity and samples of nodes", "training parameters and scores"},
+		Source: model.Source{Library: "scikit-learn", Version: version, Kind: o.Class.Name},
+	}}}
+	if err := features(&e.m.Meta, state); err != nil {
+		return nil, err
+	}
+	if strings.HasSuffix(o.Class.Name, "Classifier") {
+		e.m.Meta.Task, e.m.Meta.Predict = model.Classify, model.PredictLabel
+		err = e.classes()
+	} else {
+		err = e.targets()
+	}
 	if err != nil {
 		return nil, err
 	}
-	if outputs != 1 {
-		return nil, fmt.Errorf("%w: a forest of %d outputs; forests of one output are read", ErrUnsupported, outputs)
-	}
-	m := &model.Model{Meta: model.Meta{
-		Task:    task,
-		Link:    model.Link{Name: model.Identity},
-		Predict: model.PredictScores,
-		Source:  model.Source{Library: "scikit-learn", Version: version, Kind: o.Class.Name},
-	}}
-	if err := features(&m.Meta, state); err != nil {
-		return nil, err
-	}
-	width := 1
-	if task == model.Classify {
-		m.Meta.Predict = model.PredictLabel
-		if width, err = classes(&m.Meta, state); err != nil {
-			return nil, err
+	for _, key := range []string{"criterion", "loss"} { // of a booster the loss is what counts
+		if v, _ := state.Get(key); v != nil {
+			if s, ok := v.(string); ok {
+				e.m.Meta.Source.Objective = s
+			}
 		}
 	}
-	trees, err := estimators(state)
-	if err != nil {
+	if err := read(r, e); err != nil {
 		return nil, err
 	}
-	m.Meta.Missing = takesMissing(trees[0], minor)
-	im := &importer{
-		b:        model.NewBuilder(model.Shape{Outputs: width}),
-		features: m.Meta.Features,
-		classes:  width,
-		leaves:   leavesOf(task, version, minor),
-		budget:   4 * size, // a forest that lists a tree of its own twice is still fine
+	return e.m, in.describe(e.m)
+}
+
+// forest reads the mean of trees.
+func (r *reader) forest(e *estimator) error {
+	trees, err := estimatorsOf(e.state)
+	if err != nil {
+		return err
 	}
-	im.reserve(trees, size)
+	return r.trees(e, trees, 4)
+}
+
+// tree reads one tree alone.
+func (r *reader) tree(e *estimator) error {
+	e.m.Meta.LeafShape = model.LeafAlone
+	return r.trees(e, []*pickle.Dict{e.state}, 3)
+}
+
+// trees reads trees that are averaged. since is the version from which on they may take missing values.
+func (r *reader) trees(e *estimator, trees []*pickle.Dict, since int) error {
+	e.m.Meta.Missing = takesMissing(trees[0], e.minor, since)
+	im := r.importer(e, trees)
+	if e.classifier() {
+		im.leaves = leavesOf(e.m.Meta.Source.Version, e.minor)
+	}
 	for i, t := range trees {
-		v, ok := t.Get("tree_")
-		if !ok {
-			return nil, fmt.Errorf("tree %d: %w: it has no attribute tree_", i, ErrMalformed)
-		}
-		if err := im.tree(v); err != nil {
-			return nil, fmt.Errorf("tree %d: %w", i, err)
+		if err := im.treeOf(i, t); err != nil {
+			return err
 		}
 	}
-	if m.Forest, err = im.b.Forest(); err != nil {
-		return nil, err
+	var err error
+	e.m.Forest, err = im.b.Forest()
+	e.m.Forest.Average = e.m.Meta.LeafShape != model.LeafAlone
+	return err
+}
+
+// importer makes one for trees of the estimator's targets, with room for them.
+func (r *reader) importer(e *estimator, trees []*pickle.Dict) *importer {
+	total := 0
+	for _, n := range e.widths {
+		total += n
 	}
-	m.Forest.Average = true
-	return m, nil
+	im := &importer{
+		b:        model.NewBuilder(model.Shape{Outputs: total, Input: e.in.input()}),
+		features: e.m.Meta.Features,
+		widths:   e.widths,
+		in:       e.in,
+		budget:   4 * r.size, // a forest that lists a tree of its own twice is still fine
+	}
+	im.reserve(trees, r.size)
+	return im
+}
+
+// treeOf adds the tree of the estimator with a number and these attributes.
+func (im *importer) treeOf(i int, t *pickle.Dict) error {
+	v, ok := t.Get("tree_")
+	if !ok {
+		return fmt.Errorf("tree %d: %w: it has no attribute tree_", i, ErrMalformed)
+	}
+	if err := im.tree(v); err != nil {
+		return fmt.Errorf("tree %d: %w", i, err)
+	}
+	return nil
 }
 
 // versionOf gives the version of scikit-learn that saved the forest, whole and as the x of 1.x.
@@ -142,41 +217,89 @@ func features(meta *model.Meta, state *pickle.Dict) error {
 	return nil
 }
 
-// classes fills in the class labels and gives their number.
-func classes(meta *model.Meta, state *pickle.Dict) (int, error) {
-	n, err := intOf(state, "n_classes_")
-	if err != nil {
-		return 0, err
+// classes fills in the class labels, of several targets one after the other.
+func (e *estimator) classes() error {
+	v, _ := e.state.Get("classes_")
+	lists := []any{v}
+	if l, ok := v.(*pickle.List); ok {
+		lists = l.Items
 	}
-	if n < 1 || n > model.MaxOutputs {
-		return 0, fmt.Errorf("%w: %d classes, a model may have 1 to %d", ErrMalformed, n, model.MaxOutputs)
+	total := 0
+	meta := &e.m.Meta
+	for t, v := range lists {
+		a, err := parseArray(v)
+		if err != nil {
+			return fmt.Errorf("classes_: %w", err)
+		}
+		items, kind, err := texts(a)
+		if err != nil {
+			return fmt.Errorf("classes_: %w", err)
+		}
+		if total += len(items); len(items) < 1 || total > model.MaxOutputs {
+			return fmt.Errorf("%w: %d classes, a model may have 1 to %d", ErrMalformed, total, model.MaxOutputs)
+		}
+		if t > 0 && kind != meta.ClassKind {
+			return fmt.Errorf("%w: classes of targets are %s and %s", ErrUnsupported, meta.ClassKind, kind)
+		}
+		if t == 0 {
+			meta.ClassKind, meta.ClassType = kind, classType(a.dtype)
+		}
+		meta.Classes = append(meta.Classes, items...)
+		e.widths = append(e.widths, len(items))
 	}
-	a, err := arrayOf(state, "classes_")
-	if err != nil {
-		return 0, err
+	if len(lists) > 1 {
+		meta.Targets = e.widths
 	}
-	if int64(a.count) != n {
-		return 0, fmt.Errorf("%w: %d class labels for %d classes", ErrMalformed, a.count, n)
-	}
-	meta.Classes, meta.ClassKind, err = texts(a)
-	if err != nil {
-		return 0, fmt.Errorf("classes_: %w", err)
-	}
-	return int(n), nil
+	return nil
 }
 
-// estimators gives the attributes of each tree's estimator, at least one.
-func estimators(state *pickle.Dict) ([]*pickle.Dict, error) {
+// classType is the NumPy type of labels, empty for those that their kind says.
+func classType(t dtype) string {
+	switch {
+	case t.kind == 'U':
+		return "U" + strconv.Itoa(t.size/4)
+	case t.kind == 'O' || t.kind == 'b' || (t.size == 8 && t.kind != 'u'):
+		return ""
+	}
+	return string(t.kind) + strconv.Itoa(t.size)
+}
+
+// targets counts a regressor's targets.
+func (e *estimator) targets() error {
+	n := int64(1)
+	if _, ok := e.state.Get("n_outputs_"); ok {
+		var err error
+		if n, err = intOf(e.state, "n_outputs_"); err != nil {
+			return err
+		}
+	}
+	if n < 1 || n > model.MaxOutputs {
+		return fmt.Errorf("%w: %d targets, a model may have 1 to %d", ErrMalformed, n, model.MaxOutputs)
+	}
+	for range n {
+		e.widths = append(e.widths, 1)
+	}
+	return nil
+}
+
+// estimatorsOf gives the attributes of each tree's estimator, at least one: a list, or an array of rounds and outputs.
+func estimatorsOf(state *pickle.Dict) ([]*pickle.Dict, error) {
 	v, _ := state.Get("estimators_")
-	l, ok := v.(*pickle.List)
-	if !ok {
-		return nil, fmt.Errorf("%w: estimators_ is %s", ErrMalformed, pickle.Describe(v))
+	var items []any
+	if l, ok := v.(*pickle.List); ok {
+		items = l.Items
+	} else {
+		a, err := parseArray(v)
+		if err != nil {
+			return nil, fmt.Errorf("estimators_: %w", err)
+		}
+		items = a.objects
 	}
-	if len(l.Items) < 1 || len(l.Items) > model.MaxTrees {
-		return nil, fmt.Errorf("%w: %d trees, a model may have 1 to %d", ErrMalformed, len(l.Items), model.MaxTrees)
+	if len(items) < 1 || len(items) > model.MaxTrees {
+		return nil, fmt.Errorf("%w: %d trees, a model may have 1 to %d", ErrMalformed, len(items), model.MaxTrees)
 	}
-	out := make([]*pickle.Dict, len(l.Items))
-	for i, v := range l.Items {
+	out := make([]*pickle.Dict, len(items))
+	for i, v := range items {
 		o, ok := v.(*pickle.Object)
 		if !ok || o.Class.Module != "sklearn.tree._classes" {
 			return nil, fmt.Errorf("tree %d: %w: it is %s", i, ErrMalformed, pickle.Describe(v))
@@ -188,12 +311,10 @@ func estimators(state *pickle.Dict) ([]*pickle.Dict, error) {
 	return out, nil
 }
 
-// leavesOf tells what the leaves of a version's trees hold. Counts gave way to fractions in 1.4.1 by its
+// leavesOf tells what the leaves of a version's classifiers hold. Counts gave way to fractions in 1.4.1 by its
 // release notes; whether 1.4.0 had the change already is left to its values.
-func leavesOf(task model.Task, version string, minor int) leafKind {
+func leavesOf(version string, minor int) leafKind {
 	switch {
-	case task == model.Regress:
-		return means
 	case minor < 4:
 		return counts
 	case strings.HasPrefix(version, "1.4.0"):
@@ -202,11 +323,11 @@ func leavesOf(task model.Task, version string, minor int) leafKind {
 	return fractions
 }
 
-// takesMissing tells whether the forest's predict takes NaN, as scikit-learn decides it from the first
-// tree: forests do since 1.4, with most criteria; since 1.9 with all of them and with monotonic
-// constraints too.
-func takesMissing(tree *pickle.Dict, minor int) bool {
-	if minor < 4 {
+// takesMissing tells whether predict takes NaN, as scikit-learn decides it from the first
+// tree: trees do since 1.3 and forests since 1.4, with most criteria, those with random splits since 1.6; since 1.9 with
+// all of them and with monotonic constraints too.
+func takesMissing(tree *pickle.Dict, minor, since int) bool {
+	if minor < since {
 		return false
 	}
 	if minor >= 9 {
@@ -215,7 +336,7 @@ func takesMissing(tree *pickle.Dict, minor int) bool {
 	if v, _ := tree.Get("monotonic_cst"); v != nil {
 		return false
 	}
-	if v, _ := tree.Get("splitter"); v != "best" {
+	if v, _ := tree.Get("splitter"); v != "best" && (v != "random" || minor < 6) {
 		return false
 	}
 	v, _ := tree.Get("criterion")

@@ -1,13 +1,16 @@
-// Package sklearn imports random forests that scikit-learn saved with joblib or pickle.
+// Package sklearn imports the tree ensembles that scikit-learn 1.1 to 1.9 saved with joblib or pickle.
 //
 // Import reads the file's own format and runs nothing of it: the pickle is interpreted over an
-// allow-list (package pickle), and what the few allowed classes mean is worked out here:
+// allow-list (package pickle), and what the allowed classes mean is worked out here:
 //
-//	container.go  what the file is compressed with, the codecs of joblib
-//	measure.go    what an xz or lz4 stream claims, before a library is asked to believe it
-//	allow.go      the names that a forest's pickle may hold
+//	container.go  what the file is wrapped in: nothing, or a compression
+//	allow.go      the names that a model's pickle may hold
 //	ndarray.go    numpy's arrays, scalars and dtypes, in the shapes that pickle and joblib give them
-//	forest.go     RandomForestClassifier and RandomForestRegressor
+//	forest.go     the estimators: random forests, extra trees, single trees
+//	boosting.go   GradientBoosting
+//	hist.go       HistGradientBoosting
+//	isolation.go  IsolationForest
+//	pipeline.go   scalers and imputers before one of them
 //	tree.go       sklearn.tree._tree.Tree, to the canonical form
 //	label.go      class labels and feature names as text
 //
@@ -15,9 +18,15 @@
 //
 // A row's features are float32 in scikit-learn, its thresholds float64. Each threshold is rounded down
 // to the largest float32 that is not above it, which no comparison of a float32 can tell from the
-// original. Up to scikit-learn 1.3 a leaf of a classifier holds counts that predict_proba divides by
-// their sum; from 1.4 on it holds fractions that are used as they are. The division is done here once,
-// with the order of summation that numpy has. Leaf ids are scikit-learn's node indices.
+// original. HistGradientBoosting compares float64. Up to scikit-learn 1.3 a leaf of a classifier holds counts that
+// predict_proba divides by their sum; from 1.4 on it holds fractions that are used as they are. The division is done here
+// once, with the order of summation that numpy has. A booster's learning rate is multiplied into its leaves. Leaf ids are
+// scikit-learn's node indices. scikit-learn's softmax, exp and power are numpy's, whose last bits depend on the processor:
+// there, answers are within 2 units in the last place.
+//
+// A step of a pipeline that makes each feature of one value, by a function that never falls, is folded into the
+// thresholds: instead of the image of a value with the threshold, the model compares the value with the largest float64
+// whose image is not above it. That is what the pipeline answers for rows of float64.
 package sklearn
 
 import (
@@ -63,7 +72,7 @@ func load(data []byte) (*model.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return forest(v, size)
+	return (&reader{size: size}).understand(v)
 }
 
 // unpickle gives the value of a file and its bytes, unpacked.

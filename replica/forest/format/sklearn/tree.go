@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 
 	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
@@ -25,17 +26,25 @@ const noChild = -1
 // importer turns trees into the canonical form, one after the other.
 type importer struct {
 	b        *model.Builder
-	features int
-	classes  int // values a leaf
+	features int   // that the trees have
+	widths   []int // values of a leaf, for each target
 	leaves   leafKind
+	in       *inputs // what becomes of a row before the trees see it
+	subset   []int   // features of the tree that comes, among those of the forest; nil: all of them
+	// value makes what a leaf of one value adds to the sum: of the node's value, its samples, and the nodes on the
+	// path to it. Nil: the value.
+	value func(v float64, samples int64, path int) float64
 	// budget is what the arrays of all trees may still take, in bytes. Objects of a pickle may be referred
 	// to many times, and a small file could mean the same large tree a million times over.
 	budget int64
 
 	visited []uint64 // a bit a node
-	stack   []int    // nodes still to visit, the next one last
+	stack   []visit  // nodes still to visit, the next one last
 	leaf    []float64
 }
+
+// visit is a node and the number of nodes on the path to it, with it.
+type visit struct{ id, path int }
 
 // reserve makes room for the nodes that the trees of a file claim, up to what a file of size bytes has room for.
 func (im *importer) reserve(trees []*pickle.Dict, size int64) {
@@ -82,8 +91,8 @@ func (im *importer) tree(v any) error {
 	if len(nodes.shape) != 1 || int64(nodes.count) != n || n < 1 {
 		return fmt.Errorf("%w: node_count is %d and nodes has the shape %v", ErrMalformed, n, nodes.shape)
 	}
-	if len(values.shape) != 3 || values.shape[0] != nodes.count || values.shape[1] != 1 || values.shape[2] != im.classes {
-		return fmt.Errorf("%w: values has the shape %v, expected [%d 1 %d]", ErrMalformed, values.shape, n, im.classes)
+	if want := []int{nodes.count, len(im.widths), slices.Max(im.widths)}; !slices.Equal(values.shape, want) {
+		return fmt.Errorf("%w: values has the shape %v, expected %v", ErrMalformed, values.shape, want)
 	}
 	if values.dtype.kind != 'f' || values.dtype.size != 8 {
 		return fmt.Errorf("%w: values of type %s, expected <f8", ErrUnsupported, values.dtype)
@@ -96,8 +105,9 @@ func (im *importer) tree(v any) error {
 		return err
 	}
 	if im.leaves == either {
+		im.leaf = im.leaf[:0]
 		im.leaves = counts
-		if isOne(im.row(0, values)) {
+		if isOne(im.row(0, 0, values)) {
 			im.leaves = fractions
 		}
 	}
@@ -120,15 +130,20 @@ func (im *importer) header(o *pickle.Object) error {
 	if err != nil {
 		return err
 	}
-	if outputs != 1 {
-		return fmt.Errorf("%w: n_outputs is %d, the forest has 1", ErrMalformed, outputs)
+	if outputs != int64(len(im.widths)) {
+		return fmt.Errorf("%w: n_outputs is %d, the forest has %d", ErrMalformed, outputs, len(im.widths))
 	}
 	a, err := parseArray(o.Args[1])
 	if err != nil {
 		return err
 	}
-	if k := a.dtype.kind; a.count != 1 || (k != 'i' && k != 'u') || a.dtype.int(a.item(0)) != int64(im.classes) {
-		return fmt.Errorf("%w: n_classes of the tree and of the forest, which has %d, differ", ErrMalformed, im.classes)
+	k := a.dtype.kind
+	same := a.count == len(im.widths) && (k == 'i' || k == 'u')
+	for i := 0; same && i < a.count; i++ {
+		same = a.dtype.int(a.item(i)) == int64(im.widths[i])
+	}
+	if !same {
+		return fmt.Errorf("%w: n_classes of the tree and of the forest, which has %v, differ", ErrMalformed, im.widths)
 	}
 	return nil
 }
@@ -149,23 +164,13 @@ type columns struct {
 	n                    int
 	left, right, feature column
 	threshold            column
+	samples              column
 	missingLeft          *column
 }
 
 func columnsOf(nodes *array) (columns, error) {
 	c := columns{n: nodes.count}
-	get := func(name string, kinds string) (column, error) {
-		f, ok := nodes.dtype.fields[name]
-		if !ok {
-			return column{}, fmt.Errorf("%w: nodes of type %s have no field %q", ErrMalformed, nodes.dtype, name)
-		}
-		for _, k := range []byte(kinds) {
-			if f.dtype.kind == k && (k != 'f' || f.dtype.size >= 4) {
-				return column{dtype: f.dtype, data: nodes.data[f.offset:], stride: nodes.dtype.size}, nil
-			}
-		}
-		return column{}, fmt.Errorf("%w: field %q of the nodes has the type %s", ErrUnsupported, name, f.dtype)
-	}
+	get := func(name, kinds string) (column, error) { return columnOf(nodes, name, kinds) }
 	var err error
 	if c.left, err = get("left_child", "i"); err != nil {
 		return c, err
@@ -177,6 +182,9 @@ func columnsOf(nodes *array) (columns, error) {
 		return c, err
 	}
 	if c.threshold, err = get("threshold", "f"); err != nil {
+		return c, err
+	}
+	if c.samples, err = get("n_node_samples", "i"); err != nil {
 		return c, err
 	}
 	if _, ok := nodes.dtype.fields["missing_go_to_left"]; ok {
@@ -197,10 +205,11 @@ func (im *importer) walk(c columns, values *array) error {
 	}
 	im.visited = im.visited[:words]
 	clear(im.visited)
-	im.stack = append(im.stack[:0], 0)
+	im.stack = append(im.stack[:0], visit{0, 1})
 	order := 0
 	for len(im.stack) > 0 {
-		id := im.stack[len(im.stack)-1]
+		at := im.stack[len(im.stack)-1]
+		id := at.id
 		im.stack = im.stack[:len(im.stack)-1]
 		if im.visited[id/64]&(1<<(id%64)) != 0 {
 			return fmt.Errorf("%w: node %d is the child of two nodes, or of its own descendant", ErrMalformed, id)
@@ -209,7 +218,7 @@ func (im *importer) walk(c columns, values *array) error {
 		order++
 		left, right := c.left.int(id), c.right.int(id)
 		if left == noChild && right == noChild {
-			if err := im.addLeaf(id, values); err != nil {
+			if err := im.addLeaf(c, at, values); err != nil {
 				return fmt.Errorf("node %d: %w", id, err)
 			}
 			continue
@@ -217,7 +226,7 @@ func (im *importer) walk(c columns, values *array) error {
 		if err := im.addSplit(c, id, left, right); err != nil {
 			return fmt.Errorf("node %d: %w", id, err)
 		}
-		im.stack = append(im.stack, int(right), int(left))
+		im.stack = append(im.stack, visit{int(right), at.path + 1}, visit{int(left), at.path + 1})
 	}
 	if order < c.n {
 		return fmt.Errorf("%w: node %d is the child of no node", ErrMalformed, im.unvisited())
@@ -252,48 +261,55 @@ func (im *importer) addSplit(c columns, id int, left, right int64) error {
 	if math.IsNaN(threshold) {
 		return fmt.Errorf("%w: its threshold is NaN", ErrMalformed)
 	}
-	var flags model.Flags
-	if c.missingLeft != nil && c.missingLeft.int(id) != 0 {
-		flags = model.MissingLeft
+	if im.subset != nil {
+		feature = int64(im.subset[feature])
 	}
-	return im.b.Split(int(feature), float64(roundDown(threshold)), flags)
+	missingLeft := c.missingLeft != nil && c.missingLeft.int(id) != 0
+	return im.in.split(im.b, int(feature), threshold, true, missingLeft)
 }
 
-func (im *importer) addLeaf(id int, values *array) error {
-	row := im.row(id, values)
-	for k, v := range row {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return fmt.Errorf("%w: value %d of the leaf is %v", ErrMalformed, k, v)
+func (im *importer) addLeaf(c columns, at visit, values *array) error {
+	im.leaf = im.leaf[:0]
+	for target := range im.widths {
+		row := im.row(at.id, target, values)
+		for k, v := range row {
+			if math.IsNaN(v) || math.IsInf(v, 0) {
+				return fmt.Errorf("%w: value %d of the leaf is %v", ErrMalformed, k, v)
+			}
+		}
+		switch im.leaves {
+		case counts:
+			total := sum(row)
+			if total == 0 {
+				total = 1
+			}
+			for k := range row {
+				row[k] /= total
+			}
+		case fractions:
+			if !isOne(row) {
+				return fmt.Errorf("%w: the fractions of its classes add up to %v", ErrMalformed, sum(row))
+			}
 		}
 	}
-	switch im.leaves {
-	case counts:
-		total := sum(row)
-		if total == 0 {
-			total = 1
-		}
-		for k := range row {
-			row[k] /= total
-		}
-	case fractions:
-		if !isOne(row) {
-			return fmt.Errorf("%w: the fractions of its classes add up to %v", ErrMalformed, sum(row))
-		}
+	if im.value != nil {
+		im.leaf[0] = im.value(im.leaf[0], c.samples.int(at.id), at.path)
 	}
-	if err := im.b.Leaf(row...); err != nil {
+	if err := im.b.Leaf(im.leaf...); err != nil {
 		return err
 	}
-	im.b.LeafID(uint32(id))
+	im.b.LeafID(uint32(at.id))
 	return nil
 }
 
-// row gives the values of a node, until the next call.
-func (im *importer) row(id int, values *array) []float64 {
-	im.leaf = im.leaf[:0]
-	for k := range im.classes {
-		im.leaf = append(im.leaf, values.dtype.float(values.item(id*im.classes+k)))
+// row appends the values of a node for one target to the leaf, and gives them.
+func (im *importer) row(id, target int, values *array) []float64 {
+	from := len(im.leaf)
+	first := (id*values.shape[1] + target) * values.shape[2]
+	for k := range im.widths[target] {
+		im.leaf = append(im.leaf, values.dtype.float(values.item(first+k)))
 	}
-	return im.leaf
+	return im.leaf[from:]
 }
 
 // isOne tells whether fractions add up to 1, as near as weights and rounding let them. Counts do not.
@@ -304,13 +320,4 @@ func isOne(row []float64) bool {
 		size += math.Abs(v)
 	}
 	return math.Abs(total-1) <= 1e-3*max(size, 1)
-}
-
-// roundDown is the largest float32 that is not above t.
-func roundDown(t float64) float32 {
-	f := float32(t)
-	if float64(f) > t {
-		f = math.Nextafter32(f, float32(math.Inf(-1)))
-	}
-	return f
 }

@@ -157,7 +157,7 @@ func classes(meta *model.Meta, obj objective, groups int) {
 		meta.Classes = append(meta.Classes, strconv.Itoa(i))
 	}
 	if obj.index {
-		meta.Predict, meta.ByMargin = model.PredictIndex, true
+		meta.Predict, meta.ByMargin = model.PredictIndex, model.Positive
 	}
 }
 

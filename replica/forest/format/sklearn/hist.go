@@ -1,0 +1,425 @@
+package sklearn
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// hist reads HistGradientBoosting: its predictors' nodes compare float64, or ask for a set of categories.
+func (r *reader) hist(e *estimator) error {
+	n, err := intOf(e.state, "n_trees_per_iteration_")
+	if err != nil {
+		return err
+	}
+	outputs := 1
+	if k := len(e.m.Meta.Classes); k > 2 {
+		outputs = k
+	}
+	if n != int64(outputs) {
+		return fmt.Errorf("%w: %d trees an iteration, for %d outputs", ErrMalformed, n, outputs)
+	}
+	if err := e.histLink(outputs); err != nil {
+		return err
+	}
+	v, _ := e.state.Get("_predictors")
+	rounds, ok := v.(*pickle.List)
+	if !ok || len(rounds.Items) < 1 || len(rounds.Items)*outputs > model.MaxTrees {
+		return fmt.Errorf("%w: _predictors is %s", ErrMalformed, pickle.Describe(v))
+	}
+	im := &histImporter{estimator: e, budget: 4 * r.size}
+	if err := im.readCategories(); err != nil {
+		return err
+	}
+	im.b = model.NewBuilder(model.Shape{Outputs: outputs, Width: 1, Input: model.Float64, Categories: im.how})
+	for i, v := range rounds.Items {
+		trees, ok := v.(*pickle.List)
+		if !ok || len(trees.Items) != outputs {
+			return fmt.Errorf("%w: round %d is %s, expected %d trees", ErrMalformed, i, pickle.Describe(v), outputs)
+		}
+		for k, v := range trees.Items {
+			if err := im.b.Output(k); err != nil {
+				return err
+			}
+			if err := im.tree(v); err != nil {
+				return fmt.Errorf("tree %d: %w", i*outputs+k, err)
+			}
+		}
+	}
+	if e.m.Forest, err = im.b.Forest(); err != nil {
+		return err
+	}
+	if e.m.Forest.SetStarts == nil {
+		e.m.Forest.Categories = ""
+	}
+	e.m.Forest.Round = outputs
+	e.m.Forest.Base, err = histBases(e.state, outputs)
+	e.m.Meta.Missing, e.m.Meta.Infinite = true, true
+	return err
+}
+
+// histLink chooses the link by the loss.
+func (e *estimator) histLink(outputs int) error {
+	meta := &e.m.Meta
+	loss, _ := e.state.Get("loss")
+	if e.classifier() {
+		if outputs == 1 {
+			meta.Link = model.Link{Name: model.Sigmoid, Scale: 1}
+		} else {
+			meta.Link.Name = model.Softmax
+		}
+		switch loss {
+		case "log_loss", "binary_crossentropy", "categorical_crossentropy", "auto":
+			return nil
+		}
+	} else {
+		switch loss {
+		case "squared_error", "absolute_error", "quantile":
+			return nil
+		case "poisson", "gamma":
+			meta.Link.Name = model.Exp
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: the loss %s is not known, so neither is what its scores are", ErrUnsupported, pickle.Describe(loss))
+}
+
+func histBases(state *pickle.Dict, outputs int) ([]float64, error) {
+	v, _ := state.Get("_baseline_prediction")
+	var base []float64
+	if x, err := parseFloat(v); err == nil {
+		base = []float64{x}
+	} else if base, err = floatsOf(state, "_baseline_prediction"); err != nil {
+		return nil, err
+	}
+	if len(base) == 1 && outputs > 1 {
+		for len(base) < outputs {
+			base = append(base, base[0])
+		}
+	}
+	if len(base) != outputs {
+		return nil, fmt.Errorf("%w: the baseline has %d values for %d outputs", ErrMalformed, len(base), outputs)
+	}
+	return base, nil
+}
+
+// histImporter turns predictors into the canonical form, one after the other.
+type histImporter struct {
+	*estimator
+	b      *model.Builder
+	how    model.Categories
+	budget int64
+
+	// original has, for each feature that the trees know, the row's.
+	original []int
+	// values has, for each feature that the trees know, the categories by their code; nil for a number.
+	values [][]float64
+	// known are the codes that training knew, by feature.
+	known []map[int]bool
+
+	visited []bool
+	stack   []int
+}
+
+// readCategories works out what the trees' features are. Since 1.4 an encoder comes first, which puts categorical
+// features before the others and gives their categories codes; before, a category is its own code.
+func (im *histImporter) readCategories() error {
+	n := im.m.Meta.Features
+	im.original, im.values, im.known = make([]int, n), make([][]float64, n), make([]map[int]bool, n)
+	for i := range im.original {
+		im.original[i] = i
+	}
+	im.how = model.Floor
+	v, _ := im.state.Get("is_categorical_")
+	if v == nil {
+		return nil
+	}
+	a, err := parseArray(v)
+	if err != nil {
+		return fmt.Errorf("is_categorical_: %w", err)
+	}
+	if a.count != n || a.dtype.size != 1 {
+		return fmt.Errorf("%w: is_categorical_ has %d entries of %s for %d features", ErrMalformed, a.count, a.dtype, n)
+	}
+	var categorical, numerical []int
+	for i := range n {
+		if a.item(i)[0] != 0 {
+			categorical = append(categorical, i)
+		} else {
+			numerical = append(numerical, i)
+		}
+	}
+	if len(categorical) == 0 {
+		return nil
+	}
+	if im.in != nil {
+		return fmt.Errorf("%w: categorical features behind steps of a pipeline", ErrUnsupported)
+	}
+	prep, _ := im.state.Get("_preprocessor")
+	if prep == nil {
+		for _, f := range categorical {
+			im.values[f] = []float64{}
+			for code := range 256 {
+				im.values[f] = append(im.values[f], float64(code))
+			}
+		}
+		return im.readKnown(categorical)
+	}
+	im.how = model.Whole
+	im.original = append(categorical, numerical...)
+	lists, err := encoderCategories(prep)
+	if err != nil {
+		return err
+	}
+	if len(lists) != len(categorical) {
+		return fmt.Errorf("%w: the encoder has %d lists of categories for %d features", ErrMalformed, len(lists), len(categorical))
+	}
+	at := make([]int, len(categorical))
+	for i, list := range lists {
+		at[i] = i
+		if im.values[i], err = categoryValues(list); err != nil {
+			return fmt.Errorf("feature %d: %w", categorical[i], err)
+		}
+	}
+	return im.readKnown(at)
+}
+
+// readKnown reads which codes training knew, for the features at these places of the trees' features.
+func (im *histImporter) readKnown(at []int) error {
+	v, _ := im.state.Get("_bin_mapper")
+	o, ok := v.(*pickle.Object)
+	if !ok {
+		return fmt.Errorf("%w: _bin_mapper is %s", ErrMalformed, pickle.Describe(v))
+	}
+	state, _ := o.State.(*pickle.Dict)
+	v, _ = state.Get("bin_thresholds_")
+	l, ok := v.(*pickle.List)
+	if !ok || len(l.Items) != im.m.Meta.Features {
+		return fmt.Errorf("%w: bin_thresholds_ is %s", ErrMalformed, pickle.Describe(v))
+	}
+	for _, f := range at {
+		a, err := parseArray(l.Items[f])
+		if err != nil {
+			return fmt.Errorf("bin_thresholds_: %w", err)
+		}
+		codes, err := floats(a, "bin_thresholds_")
+		if err != nil {
+			return err
+		}
+		im.known[f] = map[int]bool{}
+		for _, c := range codes {
+			if !(c >= 0 && c < 256) {
+				return fmt.Errorf("%w: bin_thresholds_ has category %v, expected 0 to 255", ErrMalformed, c)
+			}
+			im.known[f][int(c)] = true
+		}
+	}
+	return nil
+}
+
+// encoderCategories finds the categories of the encoder in the preprocessor, a ColumnTransformer.
+func encoderCategories(prep any) ([]any, error) {
+	o, ok := prep.(*pickle.Object)
+	if !ok {
+		return nil, fmt.Errorf("%w: _preprocessor is %s", ErrMalformed, pickle.Describe(prep))
+	}
+	state, _ := o.State.(*pickle.Dict)
+	v, _ := state.Get("transformers_")
+	l, ok := v.(*pickle.List)
+	if !ok || len(l.Items) == 0 {
+		return nil, fmt.Errorf("%w: the preprocessor's transformers_ are %s", ErrMalformed, pickle.Describe(v))
+	}
+	first, ok := l.Items[0].(pickle.Tuple)
+	if !ok || len(first) < 2 {
+		return nil, fmt.Errorf("%w: the preprocessor's encoder is %s", ErrMalformed, pickle.Describe(l.Items[0]))
+	}
+	encoder, ok := first[1].(*pickle.Object)
+	if !ok || encoder.Class.Name != "OrdinalEncoder" {
+		return nil, fmt.Errorf("%w: the preprocessor's encoder is %s", ErrUnsupported, pickle.Describe(first[1]))
+	}
+	state, _ = encoder.State.(*pickle.Dict)
+	v, _ = state.Get("categories_")
+	lists, ok := v.(*pickle.List)
+	if !ok {
+		return nil, fmt.Errorf("%w: the encoder's categories_ are %s", ErrMalformed, pickle.Describe(v))
+	}
+	return lists.Items, nil
+}
+
+// categoryValues reads categories, of which NaN may be the last. Those that are no whole numbers cannot stand in a row
+// as such.
+func categoryValues(v any) ([]float64, error) {
+	a, err := parseArray(v)
+	if err != nil {
+		return nil, err
+	}
+	var out []float64
+	for i := range a.count {
+		var c float64
+		switch a.dtype.kind {
+		case 'i', 'u':
+			c = float64(a.dtype.int(a.item(i)))
+		case 'f':
+			c = a.dtype.float(a.item(i))
+		default:
+			return nil, fmt.Errorf("%w: its categories are of type %s; numbers are read", ErrUnsupported, a.dtype)
+		}
+		if c != c && i == a.count-1 {
+			break
+		}
+		if !(c >= 0 && c < model.MaxCategory) || c != math.Trunc(c) {
+			return nil, fmt.Errorf("%w: it has the category %v; whole numbers from 0 to %d are read", ErrUnsupported, c, model.MaxCategory-1)
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// histNodes are the fields of a predictor's nodes.
+type histNodes struct {
+	n                                                            int
+	value, threshold                                             column
+	feature, left, right, missingLeft, leaf, categorical, bitset column
+	sets                                                         *array
+}
+
+func (im *histImporter) read(v any) (*histNodes, error) {
+	o, ok := v.(*pickle.Object)
+	if !ok || o.Class.Name != "TreePredictor" {
+		return nil, fmt.Errorf("%w: it is %s", ErrMalformed, pickle.Describe(v))
+	}
+	state, _ := o.State.(*pickle.Dict)
+	nodes, err := arrayOf(state, "nodes")
+	if err != nil {
+		return nil, err
+	}
+	if len(nodes.shape) != 1 || nodes.count < 1 {
+		return nil, fmt.Errorf("%w: nodes of shape %v", ErrMalformed, nodes.shape)
+	}
+	if im.budget -= int64(len(nodes.data)); im.budget < 0 {
+		return nil, fmt.Errorf("%w: the trees up to here hold more nodes than the file has bytes for", pickle.ErrLimit)
+	}
+	h := &histNodes{n: nodes.count}
+	for _, f := range []struct {
+		name string
+		into *column
+		kind string
+	}{
+		{"value", &h.value, "f"}, {"num_threshold", &h.threshold, "f"},
+		{"feature_idx", &h.feature, "iu"}, {"left", &h.left, "iu"}, {"right", &h.right, "iu"}, {"missing_go_to_left", &h.missingLeft, "iub"},
+		{"is_leaf", &h.leaf, "iub"}, {"is_categorical", &h.categorical, "iub"}, {"bitset_idx", &h.bitset, "iu"},
+	} {
+		var err error
+		if *f.into, err = columnOf(nodes, f.name, f.kind); err != nil {
+			return nil, err
+		}
+	}
+	if h.sets, err = arrayOf(state, "raw_left_cat_bitsets"); err != nil {
+		return nil, err
+	}
+	if h.sets.count > 0 && (len(h.sets.shape) != 2 || h.sets.shape[1] != 8 || h.sets.dtype.kind != 'u' || h.sets.dtype.size != 4) {
+		return nil, fmt.Errorf("%w: raw_left_cat_bitsets of shape %v and type %s", ErrMalformed, h.sets.shape, h.sets.dtype)
+	}
+	return h, nil
+}
+
+// tree gives the nodes to the builder in preorder.
+func (im *histImporter) tree(v any) error {
+	h, err := im.read(v)
+	if err != nil {
+		return err
+	}
+	im.visited = append(im.visited[:0], make([]bool, h.n)...)
+	im.stack = append(im.stack[:0], 0)
+	for len(im.stack) > 0 {
+		id := im.stack[len(im.stack)-1]
+		im.stack = im.stack[:len(im.stack)-1]
+		if im.visited[id] {
+			return fmt.Errorf("%w: node %d is the child of two nodes, or of its own descendant", ErrMalformed, id)
+		}
+		im.visited[id] = true
+		if h.leaf.int(id) != 0 {
+			value := h.value.float(id)
+			if value-value != 0 {
+				return fmt.Errorf("node %d: %w: its value is %v", id, ErrMalformed, value)
+			}
+			if err := im.b.Leaf(value); err != nil {
+				return fmt.Errorf("node %d: %w", id, err)
+			}
+			im.b.LeafID(uint32(id))
+			continue
+		}
+		left, right := h.left.int(id), h.right.int(id)
+		if left < 0 || right < 0 || left >= int64(h.n) || right >= int64(h.n) {
+			return fmt.Errorf("node %d: %w: its children are the nodes %d and %d of %d", id, ErrMalformed, left, right, h.n)
+		}
+		im.stack = append(im.stack, int(right), int(left))
+		if err := im.addSplit(h, id); err != nil {
+			return fmt.Errorf("node %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+func (im *histImporter) addSplit(h *histNodes, id int) error {
+	feature := h.feature.int(id)
+	if feature < 0 || feature >= int64(len(im.original)) {
+		return fmt.Errorf("%w: it compares feature %d of %d", ErrMalformed, feature, len(im.original))
+	}
+	missingLeft := h.missingLeft.int(id) != 0
+	if h.categorical.int(id) == 0 {
+		threshold := h.threshold.float(id)
+		if math.IsNaN(threshold) {
+			return fmt.Errorf("%w: its threshold is NaN", ErrMalformed)
+		}
+		return im.in.split(im.b, im.original[feature], threshold, false, missingLeft)
+	}
+	if im.values[feature] == nil {
+		return fmt.Errorf("%w: it asks for categories of feature %d, which is a number", ErrMalformed, im.original[feature])
+	}
+	set := h.bitset.int(id)
+	if set < 0 || set >= int64(h.sets.count/8) {
+		return fmt.Errorf("%w: it has the set of categories %d of %d", ErrMalformed, set, h.sets.count/8)
+	}
+	inLeft := func(code int) bool {
+		return code < 256 && h.sets.dtype.uint(h.sets.item(int(set)*8+code/32))>>(code%32)&1 != 0
+	}
+	return im.addSet(int(feature), inLeft, missingLeft)
+}
+
+// addSet adds a split that sends the categories of the set left, the others that training knew right, and what it did not
+// know where missing values go. So the set that is kept has those which go to the other side.
+func (im *histImporter) addSet(feature int, inLeft func(code int) bool, missingLeft bool) error {
+	var flags model.Flags
+	if missingLeft {
+		flags = model.MissingLeft | model.SetRight
+	}
+	var words []uint32
+	for code, value := range im.values[feature] {
+		if inLeft(code) == missingLeft || (missingLeft && !im.known[feature][code]) {
+			continue
+		}
+		c := int(value)
+		if short := c/32 + 1 - len(words); short > 0 {
+			words = append(words, make([]uint32, short)...)
+		}
+		words[c/32] |= 1 << (c % 32)
+	}
+	return im.b.SplitSet(im.original[feature], words, flags)
+}
+
+// columnOf gives a field of all nodes.
+func columnOf(nodes *array, name, kinds string) (column, error) {
+	f, ok := nodes.dtype.fields[name]
+	if !ok {
+		return column{}, fmt.Errorf("%w: nodes of type %s have no field %q", ErrMalformed, nodes.dtype, name)
+	}
+	for _, k := range []byte(kinds) {
+		if f.dtype.kind == k && (k != 'f' || f.dtype.size >= 4) {
+			return column{dtype: f.dtype, data: nodes.data[f.offset:], stride: nodes.dtype.size}, nil
+		}
+	}
+	return column{}, fmt.Errorf("%w: field %q of the nodes has the type %s", ErrUnsupported, name, f.dtype)
+}

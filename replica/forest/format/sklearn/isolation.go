@@ -1,0 +1,95 @@
+package sklearn
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// isolation reads an IsolationForest. What a tree adds for a row is the number of nodes on its path, and how much longer the path
+// would be on average if the samples of the leaf were told apart, less 1.
+func (r *reader) isolation(e *estimator) error {
+	trees, err := estimatorsOf(e.state)
+	if err != nil {
+		return err
+	}
+	samples, err := intOf(e.state, "_max_samples")
+	if err != nil {
+		if samples, err = intOf(e.state, "max_samples_"); err != nil {
+			return err
+		}
+	}
+	offset, err := floatOf(e.state, "offset_")
+	if err != nil {
+		return err
+	}
+	subsets, err := subsetsOf(e.state, len(trees), e.m.Meta.Features)
+	if err != nil {
+		return err
+	}
+	im := r.importer(e, trees)
+	im.value = func(_ float64, samples int64, path int) float64 { return float64(path) + pathLength(samples) - 1 }
+	for i, t := range trees {
+		im.features = e.m.Meta.Features
+		if subsets != nil {
+			im.subset, im.features = subsets[i], len(subsets[i])
+		}
+		if err := im.treeOf(i, t); err != nil {
+			return err
+		}
+	}
+	if e.m.Forest, err = im.b.Forest(); err != nil {
+		return err
+	}
+	meta := &e.m.Meta
+	meta.Link = model.Link{Name: model.Isolation, Scale: float64(len(trees)) * pathLength(samples), Offset: offset}
+	meta.Predict = model.PredictSign
+	// "ensure_all_finite=False" came with the support of missing values.
+	meta.Missing, meta.Infinite = e.minor >= 6, e.minor >= 6
+	return nil
+}
+
+// subsetsOf gives the features that each tree was grown on, nil when all saw all in their order.
+func subsetsOf(state *pickle.Dict, trees, features int) ([][]int, error) {
+	v, ok := state.Get("estimators_features_")
+	l, isList := v.(*pickle.List)
+	if !ok || !isList {
+		return nil, nil
+	}
+	if len(l.Items) != trees {
+		return nil, fmt.Errorf("%w: estimators_features_ has %d entries for %d trees", ErrMalformed, len(l.Items), trees)
+	}
+	out := make([][]int, trees)
+	for i, v := range l.Items {
+		a, err := parseArray(v)
+		if err != nil {
+			return nil, fmt.Errorf("estimators_features_: %w", err)
+		}
+		if a.dtype.kind != 'i' && a.dtype.kind != 'u' || len(a.shape) != 1 || a.count < 1 || a.count > features {
+			return nil, fmt.Errorf("%w: the features of tree %d are an array of %s of shape %v", ErrMalformed, i, a.dtype, a.shape)
+		}
+		for k := range a.count {
+			f := a.dtype.int(a.item(k))
+			if f < 0 || f >= int64(features) {
+				return nil, fmt.Errorf("%w: tree %d was grown on feature %d of %d", ErrMalformed, i, f, features)
+			}
+			out[i] = append(out[i], int(f))
+		}
+	}
+	return out, nil
+}
+
+// pathLength is the average length of an unsuccessful search in a binary search tree of n keys.
+func pathLength(n int64) float64 {
+	switch {
+	case n <= 1:
+		return 0
+	case n == 2:
+		return 1
+	}
+	const euler = 0.57721566490153286060651209008240243104215933593992
+	m := float64(n) - 1
+	return float64(2*(math.Log(m)+euler)) - float64(2*m)/float64(n)
+}
