@@ -37,7 +37,12 @@ func openRows[T npy.Float](path string, features int, names []string) (*rowReade
 	in := &rowReader[T]{file: f}
 	r := bufio.NewReaderSize(f, 1<<16)
 	if head, _ := r.Peek(1); len(head) > 0 && head[0] == 0x93 {
-		err = in.openNPY(r)
+		// The file itself can be read at any place, as Fortran order needs it; a pipe cannot be wound back.
+		if _, serr := f.Seek(0, io.SeekStart); serr == nil {
+			err = in.openNPY(f)
+		} else {
+			err = in.openNPY(r)
+		}
 	} else {
 		err = in.openCSV(r, names)
 	}
@@ -59,7 +64,7 @@ func openRows[T npy.Float](path string, features int, names []string) (*rowReade
 	return in, nil
 }
 
-func (in *rowReader[T]) openNPY(r *bufio.Reader) error {
+func (in *rowReader[T]) openNPY(r io.Reader) error {
 	a, err := npy.NewReader(r)
 	if err != nil {
 		return err
@@ -73,10 +78,8 @@ func (in *rowReader[T]) openNPY(r *bufio.Reader) error {
 		return fmt.Errorf("%w: shape %v has no columns", npy.ErrFormat, a.Shape)
 	case a.Type[0] == 'U':
 		return fmt.Errorf("%w: elements are %s, numbers are needed", npy.ErrType, a.Type)
-	case a.Scattered():
-		rows, err := npy.ReadAll[T](a)
-		in.fromMemory(rows)
-		return err
+	case len(a.Shape) > 2:
+		return fmt.Errorf("%w: shape %v, rows of features have two dimensions", npy.ErrFormat, a.Shape)
 	}
 	in.read = func(dst []T) (int, error) { return npy.ReadRows(a, dst) }
 	return nil
