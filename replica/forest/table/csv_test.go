@@ -2,6 +2,7 @@ package table
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"slices"
@@ -128,7 +129,7 @@ func (r repeat) Read(p []byte) (int, error) {
 func TestEndless(t *testing.T) {
 	for _, start := range []string{"", "a\n", "a\n\""} {
 		r := io.MultiReader(strings.NewReader(start), repeat('1'))
-		if _, err := read(&bounded{r: r, max: 1 << 16}, "", nil); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "65536 bytes") {
+		if _, err := readAll(&bounded{r: r, max: 1 << 16}, "", nil); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "65536 bytes") {
 			t.Errorf("after %q: %v", start, err)
 		}
 	}
@@ -160,5 +161,68 @@ func TestLines(t *testing.T) {
 	}
 	if !slices.Equal(got.Lines, []int{2, 4, 6}) || !slices.Equal(got.Rows, []float64{1, 2, 3}) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestReadRows reads the same rows in blocks of every size, in both types.
+func TestReadRows(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("a,label,b\n")
+	want := []float32{}
+	for i := range 50 {
+		fmt.Fprintf(&text, "%d,l%d,%d.5\n", i, i, i)
+		want = append(want, float32(i), float32(i)+0.5)
+	}
+	for room := 2; room < 110; room++ {
+		r, err := NewReader(strings.NewReader(text.String()), "label", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []float32
+		block := make([]float32, room)
+		rows := 0
+		n, err := ReadRows(r, block)
+		for ; err == nil; n, err = ReadRows(r, block) {
+			if len(r.Lines) != n || len(r.Labels) != n || r.Lines[0] != rows+2 || r.Labels[n-1] != fmt.Sprintf("l%d", rows+n-1) {
+				t.Fatalf("room for %d: lines %v, labels %v of %d rows behind %d", room, r.Lines, r.Labels, n, rows)
+			}
+			got = append(got, block[:2*n]...)
+			rows += n
+		}
+		if !errors.Is(err, io.EOF) || !slices.Equal(got, want) {
+			t.Errorf("room for %d: %v, %v", room, got, err)
+		}
+	}
+	r, err := NewReader(strings.NewReader(text.String()), "label", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadRows(r, make([]float64, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("no room for a row: %v", err)
+	}
+}
+
+// TestRounding: a whole number becomes float32 at once, as an int64 of NumPy does; one with a point is a float64
+// before, as NumPy's and pandas' are.
+func TestRounding(t *testing.T) {
+	for _, tt := range []struct {
+		cell string
+		want float32
+	}{
+		{"1152921573326323713", 1<<60 + 1<<37},    // by way of float64 it would be the middle, and then 1<<60
+		{"-1152921573326323713", -1<<60 - 1<<37},  // and below 0
+		{"9223373136366403585", 1<<63 + 1<<40},    // too large for int64
+		{"1.00000005960464477539062500000001", 1}, // at once it would be above the middle: 1.0000001
+		{"9007199254740993", 1 << 53},
+		{"1e300", float32(math.Inf(1))},
+	} {
+		r, err := NewReader(strings.NewReader("a\n"+tt.cell+"\n"), "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got [1]float32
+		if _, err := ReadRows(r, got[:]); err != nil || got[0] != tt.want {
+			t.Errorf("%s is %v, want %v, %v", tt.cell, got[0], tt.want, err)
+		}
 	}
 }
