@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 
@@ -38,6 +40,11 @@ func predictCommand() *cobra.Command {
 					return usageError("--%s is needed", f.name)
 				}
 			}
+			for _, from := range []string{path, input} {
+				if sameFile(from, out) {
+					return usageError("--out is %s itself, name another file", from)
+				}
+			}
 			m, err := openRounds(path, iterations)
 			if err != nil {
 				return err
@@ -48,10 +55,7 @@ func predictCommand() *cobra.Command {
 			}
 			p := newProgress(cmd.ErrOrStderr())
 			defer p.end()
-			if m.Input() == model.Float64 {
-				return predictFile(cmd.Context(), m, o, input, out, p, rowsOf[float64]{m.CheckRows64, o.Append64})
-			}
-			return predictFile(cmd.Context(), m, o, input, out, p, rowsOf[float32]{m.CheckRows, o.Append})
+			return predictFile(cmd.Context(), m, o, input, out, p)
 		},
 	}
 	f := cmd.Flags()
@@ -93,52 +97,109 @@ func openRounds(path, iterations string) (*forest.Model, error) {
 	return part, nil
 }
 
-// rowsOf are the functions of a model for rows of one type.
-type rowsOf[T npy.Float] struct {
-	check  func(rows []T) error
-	append func(dst []byte, rows []T) ([]byte, error)
+// evaluate gives the elements of an output for the rows of a file, block by block, in the type in which the model
+// compares. open is told the number of rows beforehand, -1 when only the end of the file tells.
+func evaluate(ctx context.Context, m *forest.Model, o *forest.Output, input string, p *progress, open func(rows int) error, each func(elements []byte, rows int) error) error {
+	if m.Input() == model.Float64 {
+		return evaluateAs(ctx, m, m.CheckRows64, o, o.Append64, input, p, open, each)
+	}
+	return evaluateAs(ctx, m, m.CheckRows, o, o.Append, input, p, open, each)
 }
 
-// predictFile evaluates a file of rows block by block and writes the output.
-func predictFile[T npy.Float](ctx context.Context, m *forest.Model, o *forest.Output, input, out string, p *progress, f rowsOf[T]) error {
+func evaluateAs[T npy.Float](
+	ctx context.Context, m *forest.Model, check func([]T) error, o *forest.Output, add func([]byte, []T) ([]byte, error),
+	input string, p *progress, open func(rows int) error, each func(elements []byte, rows int) error,
+) error {
 	in, err := openRows[T](input, m.NumFeatures(), m.Info().Names)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	return writeFile(out, func(w *bufio.Writer) error {
-		if err := npy.WriteHeader(w, o.Type, append([]int{in.rows}, o.Shape...)...); err != nil {
+	if err := open(in.rows); err != nil {
+		return err
+	}
+	block := make([]T, in.columns*max(1, blockValues/max(in.columns, elementsOf(o), m.NumScores())))
+	var elements []byte
+	for done := 0; ; {
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		n, err := in.read(block)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-		block := make([]T, in.columns*max(1, blockValues/in.columns))
-		var elements []byte
-		for done := 0; ; {
-			n, err := in.read(block)
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			rows := block[:n*in.columns]
-			if err := f.check(rows); err != nil {
-				var at *forest.RowError
-				if errors.As(err, &at) {
-					at.Row += done
-				}
+		rows := block[:n*in.columns]
+		if err := check(rows); err != nil {
+			var at *forest.RowError
+			if !errors.As(err, &at) {
 				return fmt.Errorf("%s: %w", input, err)
 			}
-			if elements, err = f.append(elements[:0], rows); err != nil {
-				return err
+			where := ""
+			if in.line != nil {
+				where = fmt.Sprintf("line %d: ", in.line(at.Row))
 			}
-			if _, err := w.Write(elements); err != nil {
-				return err
-			}
-			done += n
-			p.show(float64(done)/float64(in.rows), fmt.Sprintf("%d of %d rows", done, in.rows))
-			if err := ctx.Err(); err != nil {
-				return err
-			}
+			at.Row += done
+			return fmt.Errorf("%s: %s%w", input, where, err)
 		}
+		if elements, err = add(elements[:0], rows); err != nil {
+			return err
+		}
+		if err := each(elements, n); err != nil {
+			return err
+		}
+		done += n
+		p.show(in.fraction(done), rowsDone(done, in.rows))
+	}
+}
+
+// elementsOf is the number of elements of an output in a row.
+func elementsOf(o *forest.Output) int {
+	n := 1
+	for _, d := range o.Shape {
+		n *= d
+	}
+	return n
+}
+
+// errInterrupted is the error of a command that a signal ended.
+var errInterrupted = errors.New("interrupted")
+
+func rowsDone(done, of int) string {
+	if of < 0 {
+		return fmt.Sprintf("%d rows", done)
+	}
+	return fmt.Sprintf("%d of %d rows", done, of)
+}
+
+// predictFile writes an output for the rows of a file.
+func predictFile(ctx context.Context, m *forest.Model, o *forest.Output, input, out string, p *progress) error {
+	return replaceFile(out, func(f *os.File) error {
+		w := bufio.NewWriterSize(f, 1<<16)
+		claimed, done := 0, 0
+		err := evaluate(ctx, m, o, input, p,
+			func(rows int) error {
+				claimed = max(rows, 0)
+				return npy.WriteHeader(w, o.Type, append([]int{claimed}, o.Shape...)...)
+			},
+			func(elements []byte, rows int) error {
+				done += rows
+				_, err := w.Write(elements)
+				return err
+			})
+		if err == nil {
+			err = w.Flush()
+		}
+		if err != nil || done == claimed {
+			return err
+		}
+		var header bytes.Buffer // as long as the first one
+		if err := npy.WriteHeader(&header, o.Type, append([]int{done}, o.Shape...)...); err != nil {
+			return err
+		}
+		_, err = f.WriteAt(header.Bytes(), 0)
+		return err
 	})
 }

@@ -19,16 +19,21 @@ import (
 
 // rowReader gives the rows of a file, in blocks.
 type rowReader[T npy.Float] struct {
-	rows, columns int
+	columns int
+	rows    int // -1 when only the end of the file tells
 	// read fills dst with whole rows and returns how many; after the last, 0 and io.EOF.
 	read func(dst []T) (int, error)
-	file *os.File
+	// line is where in the file the row begins that is i in the last block; nil when its number tells.
+	line func(i int) int
+	// fraction is how much of the file was read, of 1, when so many rows were.
+	fraction func(done int) float64
+	file     *os.File
 }
 
 func (r *rowReader[T]) Close() error { return r.file.Close() }
 
-// openRows opens a .npy or .csv file. features is the number of columns that are needed, 0 for any. names, if any, are
-// the columns to take from a CSV file. A .npy file is read as its rows are asked for.
+// openRows opens a .npy or .csv file, whose rows are read as they are asked for. features is the number of columns that
+// are needed, 0 for any. names, if any, are the columns to take from a CSV file.
 func openRows[T npy.Float](path string, features int, names []string) (*rowReader[T], error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -48,6 +53,9 @@ func openRows[T npy.Float](path string, features int, names []string) (*rowReade
 	}
 	if err == nil && features > 0 && in.columns != features {
 		err = fmt.Errorf("it has %d columns, the model has %d features", in.columns, features)
+	}
+	if err == nil && in.columns > csv.MaxColumns {
+		err = fmt.Errorf("it has %d columns, at most %d are read", in.columns, csv.MaxColumns)
 	}
 	if err != nil {
 		f.Close()
@@ -74,26 +82,47 @@ func (in *rowReader[T]) openNPY(r io.Reader) error {
 	}
 	in.rows, in.columns = a.Rows(), a.Columns()
 	switch {
+	case len(a.Shape) > 2:
+		return fmt.Errorf("%w: shape %v, rows of features have two dimensions", npy.ErrFormat, a.Shape)
 	case in.columns < 1:
 		return fmt.Errorf("%w: shape %v has no columns", npy.ErrFormat, a.Shape)
 	case a.Type[0] == 'U':
 		return fmt.Errorf("%w: elements are %s, numbers are needed", npy.ErrType, a.Type)
-	case len(a.Shape) > 2:
-		return fmt.Errorf("%w: shape %v, rows of features have two dimensions", npy.ErrFormat, a.Shape)
 	}
 	in.read = func(dst []T) (int, error) { return npy.ReadRows(a, dst) }
+	in.fraction = func(done int) float64 { return float64(done) / float64(max(in.rows, 1)) }
 	return nil
 }
 
-func (in *rowReader[T]) openCSV(r *bufio.Reader, names []string) error {
-	c, err := csv.Read(r, "", names)
+func (in *rowReader[T]) openCSV(r io.Reader, names []string) error {
+	text := &counted{r: r}
+	c, err := csv.NewReader(text, "", names)
 	if err != nil {
 		return err
 	}
-	in.rows, in.columns = c.Len(), len(c.Names)
-	rows, err := convert[T](c)
-	in.fromMemory(rows)
-	return err
+	in.rows, in.columns = -1, len(c.Names)
+	in.read = func(dst []T) (int, error) { return csv.ReadRows(c, dst) }
+	in.line = func(i int) int { return c.Lines[i] }
+	in.fraction = func(int) float64 {
+		file, err := in.file.Stat()
+		if err != nil || file.Size() == 0 {
+			return 0 // a pipe
+		}
+		return float64(text.n) / float64(file.Size())
+	}
+	return nil
+}
+
+// counted counts what was read.
+type counted struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // convert rounds a table's values to T. Its error names the line and the column.
@@ -106,18 +135,6 @@ func convert[T npy.Float](c *csv.Table) ([]T, error) {
 		}
 	}
 	return rows, nil
-}
-
-func (in *rowReader[T]) fromMemory(rows []T) {
-	in.read = func(dst []T) (int, error) {
-		n := min(len(dst), len(rows)) / in.columns
-		if n == 0 {
-			return 0, io.EOF
-		}
-		copy(dst, rows[:n*in.columns])
-		rows = rows[n*in.columns:]
-		return n, nil
-	}
 }
 
 // table is rows of features from a file.
@@ -152,18 +169,35 @@ const blockValues = 1 << 17
 
 // writeFile writes a file whole or not at all.
 func writeFile(path string, write func(*bufio.Writer) error) error {
+	return replaceFile(path, func(f *os.File) error {
+		w := bufio.NewWriterSize(f, 1<<16)
+		if err := write(w); err != nil {
+			return err
+		}
+		return w.Flush()
+	})
+}
+
+// replaceFile writes a file beside the one that is to be there, and puts it in its place when it is whole.
+func replaceFile(path string, write func(*os.File) error) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: it cannot be replaced, it is no regular file", path)
+	}
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target // a link stays one
+	}
 	// Not os.CreateTemp, whose files are for their owner alone: this one is for whom the umask says.
 	name := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s-%x", filepath.Base(path), rand.Uint64()))
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
+	var why *os.PathError
+	if errors.As(err, &why) {
+		return fmt.Errorf("%s: it cannot be written: %w", path, why.Err) // nobody knows the other name
+	}
 	if err != nil {
 		return err
 	}
 	defer os.Remove(name) // does nothing once it is renamed
-	w := bufio.NewWriterSize(f, 1<<16)
-	err = write(w)
-	if err == nil {
-		err = w.Flush()
-	}
+	err = write(f)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
@@ -171,6 +205,16 @@ func writeFile(path string, write func(*bufio.Writer) error) error {
 		err = os.Rename(name, path)
 	}
 	return err
+}
+
+// sameFile tells whether two names are of one file.
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }
 
 // modelName is what a model is called by its file: its name without extension, and without the two that a
