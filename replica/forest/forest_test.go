@@ -24,7 +24,7 @@ func Example() {
 		panic(err)
 	}
 	row := []float32{5.1, 3.5, 1.4, 0.2}
-	scores := make([]float64, m.NumOutputs())
+	scores := make([]float64, m.NumScores())
 	if err := m.Predict(scores, row); err != nil {
 		panic(err)
 	}
@@ -55,12 +55,12 @@ func ExampleModel_Predict() {
 		6.0, 2.9, 4.5, 1.5,
 		7.7, 3.8, 6.7, 2.2,
 	}
-	scores := make([]float64, 2*m.NumOutputs())
+	scores := make([]float64, 2*m.NumScores())
 	if err := m.Predict(scores, rows); err != nil {
 		panic(err)
 	}
-	for ; len(scores) > 0; scores = scores[m.NumOutputs():] {
-		best := m.Label(scores[:m.NumOutputs()])
+	for ; len(scores) > 0; scores = scores[m.NumScores():] {
+		best := m.Label(scores[:m.NumScores()])
 		fmt.Printf("%s %.2f\n", m.Classes()[best], scores[best])
 	}
 	// Output:

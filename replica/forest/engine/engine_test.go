@@ -11,10 +11,26 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
+// kernels are those of rows of float32.
+var kernels = []struct {
+	Name string
+	New  func(*model.Forest) Kernel[float32]
+}{
+	{"scalar", func(f *model.Forest) Kernel[float32] { return ByName[float32]("scalar", f) }},
+	{"plain", func(f *model.Forest) Kernel[float32] { return ByName[float32]("plain", f) }},
+}
+
+func missingLeft(left bool) model.Flags {
+	if left {
+		return model.MissingLeft
+	}
+	return 0
+}
+
 // draw makes a random forest.
 func draw(t testing.TB, random *rand.Rand, trees, depth, features, outputs int) *model.Forest {
 	t.Helper()
-	b := model.NewBuilder(outputs)
+	b := model.NewBuilder(model.Shape{Outputs: outputs})
 	values := make([]float64, outputs)
 	var grow func(d int) error
 	grow = func(d int) error {
@@ -33,7 +49,7 @@ func draw(t testing.TB, random *rand.Rand, trees, depth, features, outputs int) 
 		case 2:
 			threshold = float32(math.Copysign(0, -1))
 		}
-		if err := b.Split(random.IntN(features), threshold, random.IntN(2) == 0); err != nil {
+		if err := b.Split(random.IntN(features), float64(threshold), missingLeft(random.IntN(2) == 0)); err != nil {
 			return err
 		}
 		if err := grow(d - 1); err != nil {
@@ -50,8 +66,9 @@ func draw(t testing.TB, random *rand.Rand, trees, depth, features, outputs int) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.Average = true
 	if random.IntN(2) == 0 {
-		f.LeafIDs = make([]uint32, len(f.Leaves))
+		f.LeafIDs = make([]uint32, f.NumLeaves())
 		for i := range f.LeafIDs {
 			f.LeafIDs[i] = random.Uint32N(1000)
 		}
@@ -82,7 +99,7 @@ func plant(f *model.Forest, tree model.Tree, k, l, end uint32, preorder *int64) 
 		return n
 	}
 	s := f.Splits[tree.Split+k]
-	n.feature, n.threshold, n.missingLeft = int(s.Bits&0x7fffffff), s.Threshold, s.Bits>>31 == 1
+	n.feature, n.threshold, n.missingLeft = int(s.Bits&0xffffff), math.Float32frombits(s.Value), s.Bits>>31 == 1
 	n.left = plant(f, tree, k+1, l, s.Right, preorder)
 	n.right = plant(f, tree, s.Right, l+s.Right-k, end, preorder)
 	return n
@@ -118,7 +135,7 @@ func evaluate(f *model.Forest, rows []float32, features int) (scores []float64, 
 			at := root.find(rows[i : i+features])
 			leaves = append(leaves, at.id)
 			for o := range sums {
-				sums[o] += f.Values[int(f.Leaves[at.leaf])*f.Outputs+o]
+				sums[o] += f.Values[f.Row(at.leaf)*f.Outputs+o]
 			}
 		}
 		for _, sum := range sums {
@@ -157,15 +174,15 @@ func TestKernels(t *testing.T) {
 		n := []int{0, 1, 2, 7, 8, 9, 31, 33, 64, random.IntN(301)}[seed/13%10]
 		rows := drawRows(random, n, features)
 		want, wantLeaves := evaluate(f, rows, features)
-		for _, k := range Kernels {
+		for _, k := range kernels {
 			check(t, fmt.Sprintf("seed %d, %s", seed, k.Name), k.New(f), rows, features, want, wantLeaves)
 		}
-		check(t, fmt.Sprintf("seed %d, the one that is used", seed), New(f), rows, features, want, wantLeaves)
+		check(t, fmt.Sprintf("seed %d, the one that is used", seed), New[float32](f), rows, features, want, wantLeaves)
 	}
 }
 
 // check runs a kernel into slices that hold something else before, and looks also at what is behind them.
-func check(t *testing.T, name string, kernel Kernel, rows []float32, features int, want []float64, wantLeaves []int64) {
+func check(t *testing.T, name string, kernel Kernel[float32], rows []float32, features int, want []float64, wantLeaves []int64) {
 	t.Helper()
 	const guard = 8
 	got, gotLeaves := make([]float64, len(want)+guard), make([]int64, len(wantLeaves)+guard)
@@ -175,7 +192,7 @@ func check(t *testing.T, name string, kernel Kernel, rows []float32, features in
 	for i := range gotLeaves {
 		gotLeaves[i] = -1
 	}
-	kernel.Scores(got[:len(want)], rows, features)
+	kernel.Margins(got[:len(want)], rows, features)
 	kernel.Leaves(gotLeaves[:len(wantLeaves)], rows, features)
 	for i := range got {
 		if i < len(want) && math.Float64bits(got[i]) != math.Float64bits(want[i]) {
@@ -202,11 +219,11 @@ func TestBatches(t *testing.T) {
 	f := draw(t, random, 20, 8, features, outputs)
 	rows := drawRows(random, n, features)
 	whole := make([]float64, n*outputs)
-	New(f).Scores(whole, rows, features)
+	New[float32](f).Margins(whole, rows, features)
 	for _, size := range []int{1, 3, 8, 50} {
 		part := make([]float64, size*outputs)
 		for i := 0; i+size <= n; i += size {
-			New(f).Scores(part, rows[i*features:(i+size)*features], features)
+			New[float32](f).Margins(part, rows[i*features:(i+size)*features], features)
 			for o, v := range part {
 				if math.Float64bits(v) != math.Float64bits(whole[i*outputs+o]) {
 					t.Fatalf("batches of %d, row %d: %v, in one batch %v", size, i, v, whole[i*outputs+o])
@@ -223,13 +240,13 @@ func TestConcurrent(t *testing.T) {
 	f := draw(t, random, 20, 8, features, 2)
 	rows := drawRows(random, n, features)
 	want, wantLeaves := evaluate(f, rows, features)
-	kernel := New(f)
+	kernel := New[float32](f)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			got, leaves := make([]float64, len(want)), make([]int64, len(wantLeaves))
 			for range 20 {
-				kernel.Scores(got, rows, features)
+				kernel.Margins(got, rows, features)
 				kernel.Leaves(leaves, rows, features)
 				if !slices.Equal(got, want) || !slices.Equal(leaves, wantLeaves) {
 					t.Error("another goroutine changed the answer")
@@ -243,8 +260,8 @@ func TestConcurrent(t *testing.T) {
 
 // TestReference walks one tree by hand.
 func TestReference(t *testing.T) {
-	b := model.NewBuilder(1)
-	for _, err := range []error{b.Split(0, 1, true), b.Leaf(10), b.Split(1, 2, false), b.Leaf(20), b.Leaf(30), b.Leaf(1)} {
+	b := model.NewBuilder(model.Shape{Outputs: 1})
+	for _, err := range []error{b.Split(0, 1, model.MissingLeft), b.Leaf(10), b.Split(1, 2, 0), b.Leaf(20), b.Leaf(30), b.Leaf(1)} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,6 +270,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.Average = true
 	nan := float32(math.NaN())
 	for _, tt := range []struct {
 		row  []float32
@@ -265,10 +283,10 @@ func TestReference(t *testing.T) {
 		{[]float32{nan, 9}, 10, 1},
 		{[]float32{2, nan}, 30, 4},
 	} {
-		for _, k := range Kernels {
+		for _, k := range kernels {
 			var got [1]float64
 			var leaves [2]int64
-			k.New(&f).Scores(got[:], tt.row, 2)
+			k.New(&f).Margins(got[:], tt.row, 2)
 			k.New(&f).Leaves(leaves[:], tt.row, 2)
 			if got[0] != (tt.want+1)/2 || leaves != [2]int64{tt.leaf, 0} {
 				t.Errorf("%s, row %v: %v and leaf %v, want %v and %d", k.Name, tt.row, got, leaves, (tt.want+1)/2, tt.leaf)
@@ -281,10 +299,10 @@ func TestAllocations(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	f := draw(t, random, 10, 6, 5, 3)
 	rows, dst, leaves := drawRows(random, 20, 5), make([]float64, 60), make([]int64, 200)
-	for _, k := range Kernels {
+	for _, k := range kernels {
 		kernel := k.New(f)
 		if n := testing.AllocsPerRun(100, func() {
-			kernel.Scores(dst, rows, 5)
+			kernel.Margins(dst, rows, 5)
 			kernel.Leaves(leaves, rows, 5)
 		}); n != 0 {
 			t.Errorf("%s allocates %v times a call", k.Name, n)
@@ -327,9 +345,9 @@ func BenchmarkScores(b *testing.B) {
 				dst[i*2+1] /= float64(len(roots))
 			}
 		})
-		for _, k := range Kernels {
+		for _, k := range kernels {
 			kernel := k.New(f)
-			run(k.Name, func() { kernel.Scores(dst, rows, features) })
+			run(k.Name, func() { kernel.Margins(dst, rows, features) })
 		}
 	}
 }
@@ -337,7 +355,7 @@ func BenchmarkScores(b *testing.B) {
 // drawFull makes a forest of full trees with thresholds that halve their features' range, as if trained on them.
 func drawFull(t testing.TB, random *rand.Rand, trees, depth, features, outputs int) *model.Forest {
 	t.Helper()
-	b := model.NewBuilder(outputs)
+	b := model.NewBuilder(model.Shape{Outputs: outputs})
 	values := make([]float64, outputs)
 	var grow func(d int, low, high []float32) error
 	grow = func(d int, low, high []float32) error {
@@ -349,7 +367,7 @@ func drawFull(t testing.TB, random *rand.Rand, trees, depth, features, outputs i
 		}
 		at := random.IntN(features)
 		threshold := low[at] + (high[at]-low[at])*(0.25+random.Float32()/2)
-		if err := b.Split(at, threshold, false); err != nil {
+		if err := b.Split(at, float64(threshold), 0); err != nil {
 			return err
 		}
 		old := high[at]
@@ -373,5 +391,6 @@ func drawFull(t testing.TB, random *rand.Rand, trees, depth, features, outputs i
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.Average = true
 	return &f
 }

@@ -17,7 +17,7 @@ import (
 // leaf is the least model: one tree, one leaf.
 func leaf(t testing.TB) *model.Model {
 	t.Helper()
-	b := model.NewBuilder(1)
+	b := model.NewBuilder(model.Shape{Outputs: 1})
 	if err := b.Leaf(0.5); err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +25,7 @@ func leaf(t testing.TB) *model.Model {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &model.Model{Meta: model.Meta{Task: model.Regress, Features: 1}, Forest: f}
+	return &model.Model{Meta: model.Meta{Link: model.Link{Name: model.Identity}, Predict: model.PredictScores, Task: model.Regress, Features: 1}, Forest: f}
 }
 
 func encoded(t testing.TB) []byte {
@@ -49,9 +49,6 @@ func readFile(t testing.TB, path string) []byte {
 // TestForeign: what is known and not read is refused by its name, by the first bytes that its library writes.
 func TestForeign(t *testing.T) {
 	heads := map[string]string{
-		"xgboost.json":            "XGBoost JSON",
-		"xgboost.ubj":             "XGBoost UBJSON",
-		"lightgbm.txt":            "LightGBM text",
 		"onnx_skl2onnx.onnx":      "ONNX",
 		"onnx_onnxmltools.onnx":   "ONNX",
 		"onnx_graph_first.onnx":   "ONNX",
@@ -96,7 +93,7 @@ func TestUnknown(t *testing.T) {
 	}{
 		"empty":     {nil, "the file is empty"},
 		"zeros":     {make([]byte, 9000), "scikit-learn"},
-		"CSV":       {[]byte("a,b\n1,2\n"), "it reads Coppice .coppice, scikit-learn joblib or pickle"},
+		"CSV":       {[]byte("a,b\n1,2\n"), "it reads Coppice .coppice, XGBoost JSON, XGBoost UBJSON, LightGBM text, scikit-learn joblib or pickle"},
 		"JSON":      {[]byte(`{"a": [1, 2]}`), "it reads"},
 		"NumPy":     {[]byte("\x93NUMPY\x01\x00v\x00{'descr'"), "it reads"},
 		"ZIP":       {[]byte("PK\x03\x04\x14\x00\x00\x00\x08\x00"), "it reads"},

@@ -12,8 +12,8 @@ import (
 // stump is a classifier of two trees: one split, and a leaf alone.
 func stump(t testing.TB) *Model {
 	t.Helper()
-	b := NewBuilder(2)
-	for _, err := range []error{b.Split(2, 1.5, true), b.Leaf(1, 0), b.Leaf(0, 1), b.Leaf(1, 0)} {
+	b := NewBuilder(Shape{Outputs: 2})
+	for _, err := range []error{b.Split(2, 1.5, MissingLeft), b.Leaf(1, 0), b.Leaf(0, 1), b.Leaf(1, 0)} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -22,14 +22,14 @@ func stump(t testing.TB) *Model {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Model{Meta: Meta{Task: Classify, Features: 3, Classes: []string{"a", "b"}}, Forest: f}
+	return &Model{Meta: Meta{Link: Link{Name: Identity}, Predict: PredictScores, Task: Classify, Features: 3, Classes: []string{"a", "b"}}, Forest: f}
 }
 
 func TestBuilder(t *testing.T) {
 	f := stump(t).Forest
 	want := Forest{
 		Trees:   []Tree{{0, 0}, {1, 2}, {1, 3}},
-		Splits:  []Split{{1.5, 2 | MissingLeft, 1}},
+		Splits:  []Split{{math.Float32bits(1.5), 2 | uint32(MissingLeft), 1}},
 		Leaves:  []uint32{0, 1, 0},
 		Values:  []float64{1, 0, 0, 1},
 		Outputs: 2, Depth: 1,
@@ -38,37 +38,37 @@ func TestBuilder(t *testing.T) {
 		!slices.Equal(f.Values, want.Values) || f.Depth != want.Depth {
 		t.Errorf("got %+v, want %+v", f, want)
 	}
-	if s := f.Splits[0]; s.Feature() != 2 || !s.MissingLeft() || f.NumTrees() != 2 || f.NumNodes() != 4 {
+	if s := f.Splits[0]; s.Feature() != 2 || !s.Has(MissingLeft) || f.NumTrees() != 2 || f.NumNodes() != 4 {
 		t.Errorf("%+v", f)
 	}
 }
 
 func TestBuilderErrors(t *testing.T) {
-	b := NewBuilder(1)
+	b := NewBuilder(Shape{Outputs: 1})
 	for name, err := range map[string]error{
-		"feature":   b.Split(-1, 0, false),
-		"too large": b.Split(MaxFeatures, 0, false),
-		"NaN":       b.Split(0, float32(math.NaN()), false),
-		"values":    NewBuilder(2).Leaf(1),
+		"feature":   b.Split(-1, 0, 0),
+		"too large": b.Split(MaxFeatures, 0, 0),
+		"NaN":       b.Split(0, math.NaN(), 0),
+		"values":    NewBuilder(Shape{Outputs: 2}).Leaf(1),
 	} {
 		if !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	b = NewBuilder(1)
-	if err := b.Split(0, 0, false); err != nil {
+	b = NewBuilder(Shape{Outputs: 1})
+	if err := b.Split(0, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Forest(); !errors.Is(err, ErrBuild) {
 		t.Errorf("a split without children: %v", err)
 	}
-	b = NewBuilder(1)
+	b = NewBuilder(Shape{Outputs: 1})
 	for range MaxDepth {
-		if err := b.Split(0, 0, false); err != nil {
+		if err := b.Split(0, 0, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := b.Split(0, 0, false); !errors.Is(err, ErrInvalid) {
+	if err := b.Split(0, 0, 0); !errors.Is(err, ErrInvalid) {
 		t.Errorf("one split too deep: %v", err)
 	}
 }
@@ -90,7 +90,7 @@ func TestValidate(t *testing.T) {
 		{"task", func(m *Model) { m.Meta.Task = "rank" }, `task "rank"`},
 		{"regressor with classes", func(m *Model) { m.Meta.Task = Regress }, "a regressor"},
 		{"no trees", func(m *Model) { m.Forest.Trees = nil }, "0 trees"},
-		{"leaves", func(m *Model) { m.Forest.Leaves = m.Forest.Leaves[:2] }, "2 leaves for 1 splits"},
+		{"leaves", func(m *Model) { m.Forest.Leaves = m.Forest.Leaves[:2] }, "there are 3 leaves"},
 		{"values", func(m *Model) { m.Forest.Values = m.Forest.Values[:3] }, "3 leaf values"},
 		{"no values", func(m *Model) { m.Forest.Values = nil }, "0 leaf values"},
 		{"leaf ids", func(m *Model) { m.Forest.LeafIDs = []uint32{1} }, "1 leaf ids for 3 leaves"},
@@ -99,29 +99,28 @@ func TestValidate(t *testing.T) {
 		{"right", func(m *Model) { m.Forest.Splits[0].Right = 0 }, "split 0: the right child is split 0"},
 		{"right beyond", func(m *Model) { m.Forest.Splits[0].Right = 2 }, "split 0: the right child is split 2"},
 		{"feature", func(m *Model) { m.Forest.Splits[0].Bits = 3 }, "feature 3 of 3"},
-		{"threshold", func(m *Model) { m.Forest.Splits[0].Threshold = float32(math.NaN()) }, "NaN"},
+		{"threshold", func(m *Model) { m.Forest.Splits[0].Value = math.Float32bits(float32(math.NaN())) }, "NaN"},
 		{"depth", func(m *Model) { m.Forest.Depth = 2 }, "said to be 2 and is 1"},
 		{"depth beyond", func(m *Model) { m.Forest.Depth = MaxDepth + 1 }, "depth"},
 		{"first tree", func(m *Model) { m.Forest.Trees[0].Split = 1 }, "tree 0"},
 		{"tree ends before it begins", func(m *Model) { m.Forest.Trees[1] = Tree{5, 6} }, "tree 0"},
 		{"totals", func(m *Model) { m.Forest.Trees[2] = Tree{0, 2} }, "tree 1"},
-		{"golden", func(m *Model) { m.Golden.Rows = []float32{1, 2} }, "golden"},
+		{"golden", func(m *Model) { m.Golden.Rows = []float64{1, 2} }, "golden"},
 		{"more golden rows", func(m *Model) {
-			m.Golden = Golden{make([]float32, 3*(MaxGoldenRows+1)), make([]float64, 2*(MaxGoldenRows+1))}
+			m.Golden = Golden{make([]float64, 3*(MaxGoldenRows+1)), make([]float64, 2*(MaxGoldenRows+1))}
 		}, "65 golden rows"},
-		{"a golden row's outputs", func(m *Model) { m.Golden = Golden{make([]float32, 3), make([]float64, 1)} }, "golden"},
+		{"a golden row's outputs", func(m *Model) { m.Golden = Golden{make([]float64, 3), make([]float64, 1)} }, "golden"},
 		{"feature names in Latin-1", func(m *Model) { m.Meta.Names = []string{"a", "\xe9", "c"} }, `feature 1 is not UTF-8: "\xe9"`},
 		{"classes in Latin-1", func(m *Model) { m.Meta.Classes[1] = "\xe9" }, "class 1 is not UTF-8"},
 		{"source in Latin-1", func(m *Model) { m.Meta.Source.Version = "\xe9" }, "not UTF-8"},
 		{"too many outputs", func(m *Model) { m.Forest.Outputs = MaxOutputs + 1 }, "65537 outputs"},
-		{"regressor with two outputs", func(m *Model) { m.Meta.Task, m.Meta.Classes = Regress, nil }, "a regressor"},
 		{"totals alone", func(m *Model) { m.Forest.Trees = m.Forest.Trees[:1] }, "0 trees"},
 		{"too many trees", func(m *Model) { m.Forest.Trees = make([]Tree, MaxTrees+2) }, "1048577 trees"},
 		{"infinite value", func(m *Model) { m.Forest.Values[0] = math.Inf(-1) }, "leaf value 0 is -Inf"},
 		{"negative depth", func(m *Model) { m.Forest.Depth = -1 }, "depth -1"},
 		{"totals beyond", func(m *Model) { m.Forest.Trees[2] = Tree{1 << 31, 1<<31 + 2} }, "tree 1"},
 		{"a tree's leaves", func(m *Model) { m.Forest.Trees[1].Leaf = 1 }, "tree 0 has splits 0 to 1 and leaves 0 to 1"},
-		{"golden outputs", func(m *Model) { m.Golden.Rows = []float32{1, 2, 3} }, "golden"},
+		{"golden outputs", func(m *Model) { m.Golden.Rows = []float64{1, 2, 3} }, "golden"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := stump(t)
@@ -137,7 +136,7 @@ func TestValidate(t *testing.T) {
 func TestValidateChain(t *testing.T) {
 	for _, left := range []bool{true, false} {
 		for _, depth := range []int{MaxDepth, MaxDepth + 1} {
-			f := Forest{Outputs: 1, Depth: depth, Values: []float64{1}, Leaves: make([]uint32, depth+1), Trees: []Tree{{}, {uint32(depth), uint32(depth + 1)}}}
+			f := Forest{Input: Float32, Width: 1, Round: 1, Outputs: 1, Depth: depth, Values: []float64{1}, Leaves: make([]uint32, depth+1), Trees: []Tree{{}, {uint32(depth), uint32(depth + 1)}}}
 			for k := range depth {
 				right := uint32(k + 1) // the left child is a leaf
 				if left {
@@ -145,7 +144,7 @@ func TestValidateChain(t *testing.T) {
 				}
 				f.Splits = append(f.Splits, Split{Right: right})
 			}
-			m := &Model{Meta: Meta{Task: Regress, Features: 1}, Forest: f}
+			m := &Model{Meta: Meta{Link: Link{Name: Identity}, Predict: PredictScores, Task: Regress, Features: 1}, Forest: f}
 			if err := m.Validate(); (err == nil) != (depth == MaxDepth) {
 				t.Errorf("left %v, depth %d: %v", left, depth, err)
 			}
@@ -157,7 +156,7 @@ func TestValidateChain(t *testing.T) {
 func TestBuilderShapes(t *testing.T) {
 	for splits := range 6 {
 		for _, shape := range shapes(splits) {
-			b := NewBuilder(1)
+			b := NewBuilder(Shape{Outputs: 1})
 			leaf := 0.0
 			add(t, b, shape, &leaf)
 			if err := b.Leaf(-1); err != nil { // another tree behind it
@@ -167,7 +166,7 @@ func TestBuilderShapes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m := &Model{Meta: Meta{Task: Regress, Features: 1}, Forest: f}
+			m := &Model{Meta: Meta{Link: Link{Name: Identity}, Predict: PredictScores, Task: Regress, Features: 1}, Forest: f}
 			if err := m.Validate(); err != nil {
 				t.Fatalf("%v: %v", shape, err)
 			}
@@ -218,7 +217,7 @@ func add(t *testing.T, b *Builder, n *tree, leaf *float64) {
 		err = b.Leaf(*leaf)
 		*leaf++
 	} else {
-		err = b.Split(0, 0, false)
+		err = b.Split(0, 0, 0)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +231,7 @@ func add(t *testing.T, b *Builder, n *tree, leaf *float64) {
 // read walks the arrays of the first tree as the package comment says.
 func read(f *Forest, k, l, end uint32) *tree {
 	if k == end {
-		if f.Values[f.Leaves[l]] != float64(l) {
+		if f.Values[f.Row(int(l))] != float64(l) {
 			return &tree{} // not what went in
 		}
 		return nil
@@ -241,24 +240,35 @@ func read(f *Forest, k, l, end uint32) *tree {
 	return &tree{read(f, k+1, l, right), read(f, right, l+right-k, end)}
 }
 
+// TestBuilderLeafIDs: all leaves have an id or none; ids in preorder are not kept.
 func TestBuilderLeafIDs(t *testing.T) {
-	for _, n := range []int{1, 3} {
-		b := NewBuilder(1)
-		for _, err := range []error{b.Split(0, 0, false), b.Leaf(1), b.Leaf(2)} {
-			if err != nil {
+	for _, tt := range []struct {
+		ids  []uint32
+		want []uint32
+		err  error
+	}{{[]uint32{1}, nil, ErrBuild}, {[]uint32{1, 2}, nil, nil}, {[]uint32{7, 5}, []uint32{7, 5}, nil}} {
+		b := NewBuilder(Shape{Outputs: 1})
+		if err := b.Split(0, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			if err := b.Leaf(float64(i)); err != nil {
 				t.Fatal(err)
 			}
+			if i < len(tt.ids) {
+				b.LeafID(tt.ids[i])
+			}
 		}
-		b.SetLeafIDs(make([]uint32, n))
-		if _, err := b.Forest(); !errors.Is(err, ErrBuild) {
-			t.Errorf("%d ids for 2 leaves: %v", n, err)
+		f, err := b.Forest()
+		if !errors.Is(err, tt.err) || (err == nil && !slices.Equal(f.LeafIDs, tt.want)) {
+			t.Errorf("%v: got %v, %v", tt.ids, f.LeafIDs, err)
 		}
 	}
 }
 
 // TestBuilderZeros: leaves are equal when their bits are.
 func TestBuilderZeros(t *testing.T) {
-	b := NewBuilder(1)
+	b := NewBuilder(Shape{Outputs: 1})
 	for _, v := range []float64{0, math.Copysign(0, -1), 0} {
 		if err := b.Leaf(v); err != nil {
 			t.Fatal(err)
@@ -268,7 +278,7 @@ func TestBuilderZeros(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(f.Leaves, []uint32{0, 1, 0}) || !math.Signbit(f.Values[1]) {
+	if f.Row(0) == f.Row(1) || math.Signbit(f.Values[f.Row(0)]) || !math.Signbit(f.Values[f.Row(1)]) || math.Signbit(f.Values[f.Row(2)]) {
 		t.Errorf("%+v", f)
 	}
 }
@@ -277,13 +287,13 @@ func TestBuilderZeros(t *testing.T) {
 // over their bytes.
 func BenchmarkValidate(b *testing.B) {
 	for _, depth := range []int{1, 4, 15, 20} {
-		builder := NewBuilder(2)
+		builder := NewBuilder(Shape{Outputs: 2})
 		var grow func(d int) error
 		grow = func(d int) error {
 			if d == depth {
 				return builder.Leaf(float64(d&1), float64(1-d&1))
 			}
-			if err := builder.Split(d, float32(d), d%2 == 0); err != nil {
+			if err := builder.Split(d, float64(d), Flags(d%2)*MissingLeft); err != nil {
 				return err
 			}
 			if err := grow(d + 1); err != nil {
@@ -300,7 +310,7 @@ func BenchmarkValidate(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		m := &Model{Meta: Meta{Task: Classify, Features: depth, Classes: []string{"a", "b"}}, Forest: f}
+		m := &Model{Meta: Meta{Link: Link{Name: Identity}, Predict: PredictScores, Task: Classify, Features: depth, Classes: []string{"a", "b"}}, Forest: f}
 		run := func(name string, pass func() error) {
 			b.Run(fmt.Sprintf("depth=%d/%s", depth, name), func(b *testing.B) {
 				for b.Loop() {

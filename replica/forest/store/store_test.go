@@ -84,14 +84,14 @@ func reference(m *model.Model, dst []float64, row []float32) {
 		k, l, end := uint32(0), uint32(0), next.Split-tree.Split
 		for k < end {
 			s := f.Splits[tree.Split+k]
-			if row[s.Feature()] <= s.Threshold {
+			if row[s.Feature()] <= s.Threshold32() {
 				k, end = k+1, s.Right
 			} else {
 				k, l = s.Right, l+s.Right-k
 			}
 		}
 		for o := range dst {
-			dst[o] += f.Values[int(f.Leaves[tree.Leaf+l])*f.Outputs+o]
+			dst[o] += f.Values[f.Row(int(tree.Leaf+l))*f.Outputs+o]
 		}
 	}
 	for o := range dst {

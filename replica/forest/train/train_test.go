@@ -47,7 +47,7 @@ func encode(t testing.TB, m *model.Model) []byte {
 
 func scores(m *model.Model, rows []float32) []float64 {
 	out := make([]float64, len(rows)/m.Meta.Features*m.Forest.Outputs)
-	engine.New(&m.Forest).Scores(out, rows, m.Meta.Features)
+	engine.New[float32](&m.Forest).Margins(out, rows, m.Meta.Features)
 	return out
 }
 
@@ -203,7 +203,7 @@ func TestTies(t *testing.T) {
 				d.Targets = []float64{1, 0, 0, 1}
 			}
 			cfg.Trees, cfg.NoBootstrap = 1, true
-			if got := grow(t, cfg, d).Forest.Splits[0].Threshold; got != 0.5 {
+			if got := grow(t, cfg, d).Forest.Splits[0].Threshold32(); got != 0.5 {
 				t.Errorf("%s, %d classes: the first split is at %v, want 0.5", cfg.Task, len(d.Classes), got)
 			}
 		}
@@ -286,7 +286,7 @@ func checkNode(t *testing.T, m *model.Model, d *Data, minLeaf, tree int, rows []
 		if !math.IsInf(best, 1) && impurity(d, rows) > 1e-9 {
 			t.Errorf("tree %d has a leaf of %d rows, with an impurity of %v, that can be split", tree, len(rows), impurity(d, rows))
 		}
-		got := m.Forest.Values[int(m.Forest.Leaves[first.Leaf+leaf])*m.Forest.Outputs:][:m.Forest.Outputs]
+		got := m.Forest.Values[m.Forest.Row(int(first.Leaf+leaf))*m.Forest.Outputs:][:m.Forest.Outputs]
 		for o, want := range shares(d, rows) {
 			if math.Abs(got[o]-want) > 1e-12 {
 				t.Errorf("tree %d, leaf %d, output %d: %v, want %v", tree, leaf, o, got[o], want)
@@ -295,7 +295,7 @@ func checkNode(t *testing.T, m *model.Model, d *Data, minLeaf, tree int, rows []
 		return
 	}
 	s := m.Forest.Splits[first.Split+k]
-	left, right := cut(d, rows, s.Feature(), s.Threshold)
+	left, right := cut(d, rows, s.Feature(), s.Threshold32())
 	if len(left) < minLeaf || len(right) < minLeaf {
 		t.Fatalf("tree %d, split %d has %d and %d rows, want %d at least", tree, k, len(left), len(right), minLeaf)
 	}
@@ -310,7 +310,7 @@ func checkNode(t *testing.T, m *model.Model, d *Data, minLeaf, tree int, rows []
 	for _, r := range right {
 		above = min(above, float64(d.Rows[r*d.Features+s.Feature()]))
 	}
-	if got := s.Threshold; got != float32(below/2+above/2) && (got != float32(below) || float32(below/2+above/2) != float32(above)) {
+	if got := s.Threshold32(); got != float32(below/2+above/2) && (got != float32(below) || float32(below/2+above/2) != float32(above)) {
 		t.Errorf("tree %d, split %d is at %v, want the middle of %v and %v", tree, k, got, below, above)
 	}
 	checkNode(t, m, d, minLeaf, tree, left, k+1, leaf, s.Right)
@@ -431,13 +431,13 @@ func TestLimits(t *testing.T) {
 // countLeaves counts the rows in each leaf of the only tree, from left to right.
 func countLeaves(m *model.Model, d *Data) []int {
 	f := m.Forest
-	f.LeafIDs = make([]uint32, len(f.Leaves))
+	f.LeafIDs = make([]uint32, f.NumLeaves())
 	for i := range f.LeafIDs {
 		f.LeafIDs[i] = uint32(i)
 	}
 	ids := make([]int64, d.Len())
-	engine.New(&f).Leaves(ids, d.Rows, d.Features)
-	counts := make([]int, len(f.Leaves))
+	engine.New[float32](&f).Leaves(ids, d.Rows, d.Features)
+	counts := make([]int, f.NumLeaves())
 	for _, id := range ids {
 		counts[id]++
 	}
@@ -503,8 +503,8 @@ func TestManyClasses(t *testing.T) {
 	if got := accuracy(m, d); got != 1 {
 		t.Errorf("accuracy %v, want 1", got)
 	}
-	if len(m.Forest.Leaves) != 100 {
-		t.Errorf("%d leaves for 100 classes", len(m.Forest.Leaves))
+	if m.Forest.NumLeaves() != 100 {
+		t.Errorf("%d leaves for 100 classes", m.Forest.NumLeaves())
 	}
 }
 
@@ -523,8 +523,8 @@ func TestTooLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	need := int64(0)
-	for _, leaf := range f.Leaves {
-		if values := f.Values[leaf*5:][:5]; slices.Max(values) < 1 {
+	for leaf := range f.NumLeaves() {
+		if values := f.Values[f.Row(leaf)*5:][:5]; slices.Max(values) < 1 {
 			need += 5
 		}
 	}
@@ -815,10 +815,10 @@ func TestDescription(t *testing.T) {
 		meta.Source.Library != "coppice" || meta.Source.Kind != "RandomForestClassifier" {
 		t.Errorf("meta is %+v", meta)
 	}
-	if len(m.Golden.Rows) != goldenRows*20 || len(m.Golden.Outputs) != goldenRows*2 {
-		t.Errorf("%d golden values, %d outputs", len(m.Golden.Rows), len(m.Golden.Outputs))
+	if len(m.Golden.Rows) != goldenRows*20 || len(m.Golden.Margins) != goldenRows*2 {
+		t.Errorf("%d golden values, %d outputs", len(m.Golden.Rows), len(m.Golden.Margins))
 	}
-	if !slices.Equal(m.Golden.Rows[3*20:], d.Rows[1500*20:1501*20]) {
+	if !slices.EqualFunc(m.Golden.Rows[3*20:], d.Rows[1500*20:1501*20], func(a float64, b float32) bool { return a == float64(b) }) {
 		t.Error("the last golden row is not from the last quarter of the data")
 	}
 	r := grow(t, Config{Task: model.Regress, Trees: 2}, friedman(3, 1)).Meta
@@ -841,16 +841,16 @@ func TestKernels(t *testing.T) {
 		for row := range slices.Chunk(rows, d.Features) {
 			want = append(want, predict(&m.Forest, row)...)
 		}
-		for _, k := range engine.Kernels {
+		for _, name := range engine.Names {
 			got := make([]float64, len(want))
-			k.New(&m.Forest).Scores(got, rows, d.Features)
+			engine.ByName[float32](name, &m.Forest).Margins(got, rows, d.Features)
 			if !slices.Equal(got, want) {
-				t.Errorf("%d classes: kernel %s differs from a plain walk", classes, k.Name)
+				t.Errorf("%d classes: kernel %s differs from a plain walk", classes, name)
 			}
-			got = make([]float64, len(m.Golden.Outputs))
-			k.New(&m.Forest).Scores(got, m.Golden.Rows, d.Features)
-			if !slices.Equal(got, m.Golden.Outputs) {
-				t.Errorf("%d classes: kernel %s does not give the golden outputs", classes, k.Name)
+			got = make([]float64, len(m.Golden.Margins))
+			engine.ByName[float64](name, &m.Forest).Margins(got, m.Golden.Rows, d.Features)
+			if !slices.Equal(got, m.Golden.Margins) {
+				t.Errorf("%d classes: kernel %s does not give the golden outputs", classes, name)
 			}
 		}
 	}

@@ -426,7 +426,7 @@ func golden(m *model.Model, b []byte) error {
 // checkGolden evaluates the golden rows by the reference, the first of them if all were too much work.
 func checkGolden(m *model.Model) error {
 	f, features := &m.Forest, m.Meta.Features
-	n := min(len(m.Golden.Rows)/features, maxGoldenWork/(f.NumTrees()*(f.Depth+f.Width)+f.Outputs))
+	n := min(len(m.Golden.Rows)/features, maxGoldenWork/(f.NumTrees()*(f.Depth+f.Width)))
 	got := make([]float64, n*f.Outputs)
 	engine.ByName[float64](engine.Names[0], f).Margins(got, m.Golden.Rows[:n*features], features)
 	for i, want := range m.Golden.Margins[:len(got)] {

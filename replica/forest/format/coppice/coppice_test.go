@@ -19,11 +19,11 @@ import (
 // small is a forest of three trees: a leaf alone, one split, and two.
 func small(t testing.TB) *model.Model {
 	t.Helper()
-	b := model.NewBuilder(2)
+	b := model.NewBuilder(model.Shape{Outputs: 2})
 	for _, err := range []error{
 		b.Leaf(1, 0),
-		b.Split(1, 0.5, true), b.Leaf(0.25, 0.75), b.Leaf(0, 1),
-		b.Split(0, -1, false), b.Leaf(1, 0), b.Split(1, float32(math.Inf(1)), true), b.Leaf(0, 1), b.Leaf(0.5, 0.5),
+		b.Split(1, 0.5, model.MissingLeft), b.Leaf(0.25, 0.75), b.Leaf(0, 1),
+		b.Split(0, -1, 0), b.Leaf(1, 0), b.Split(1, math.Inf(1), model.MissingLeft), b.Leaf(0, 1), b.Leaf(0.5, 0.5),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -34,13 +34,15 @@ func small(t testing.TB) *model.Model {
 		t.Fatal(err)
 	}
 	f.LeafIDs = []uint32{0, 1, 2, 3, 9, 7}
+	f.Average = true
 	m := &model.Model{
 		Meta: model.Meta{
+			Link: model.Link{Name: model.Identity}, Predict: model.PredictScores,
 			Task: model.Classify, Features: 2, Names: []string{"a", "b"}, Classes: []string{"no", "yes"}, ClassKind: "string", Missing: true,
 			Source: model.Source{Library: "test", Version: "1", Kind: "Test"},
 		},
 		Forest: f,
-		Golden: model.Golden{Rows: []float32{0, 0, -2, 1, 3, 0.5}, Outputs: []float64{1.25 / 3, 1.75 / 3, 2.0 / 3, 1.0 / 3, 1.25 / 3, 1.75 / 3}},
+		Golden: model.Golden{Rows: []float64{0, 0, -2, 1, 3, 0.5}, Margins: []float64{1.25 / 3, 1.75 / 3, 2.0 / 3, 1.0 / 3, 1.25 / 3, 1.75 / 3}},
 	}
 	return m
 }
@@ -185,13 +187,13 @@ func TestForged(t *testing.T) {
 		{"feature beyond", forge(b, "SPLT", put(4, 2)), model.ErrInvalid, "feature 2 of 2"},
 		{"NaN threshold", forge(b, "SPLT", put(0, math.Float32bits(float32(math.NaN())))), model.ErrInvalid, "NaN"},
 		{"leaf row beyond", forge(b, "LEAF", put(4, 4)), model.ErrInvalid, "row 4"},
-		{"infinite value", forge(b, "VALU", put(4, 0x7ff00000)), model.ErrInvalid, "Inf"},
+		{"infinite value", forge(b, "VAL8", put(4, 0x7ff00000)), model.ErrInvalid, "Inf"},
 		{"trees overlap", forge(b, "TREE", put(8, 5)), model.ErrInvalid, "tree"},
 		{"total beyond", forge(b, "TREE", put(3*8, 1<<31)), model.ErrInvalid, "tree"},
 		{"depth", forge(b, "META", replace(`"depth":2`, `"depth":1`)), model.ErrInvalid, "depth is said to be 1 and is 2"},
 		{"task", forge(b, "META", replace(`classify`, `regress"`)), ErrFormat, "META"},
 		{"outputs", forge(b, "META", replace(`"outputs":2`, `"outputs":3`)), ErrFormat, ""},
-		{"golden", forge(b, "GOLD", put(24, 1)), ErrGolden, "row 0, output 0"},
+		{"golden", forge(b, "GOLD", put(48, 1)), ErrGolden, "row 0, output 0"},
 		{"version", seal(append(append(bytes.Clone(b[:8]), 2), b[9:]...)), ErrVersion, "version 2"},
 		{"sections beyond", func() []byte { c := bytes.Clone(b); put(12, 63)(c); return seal(c) }(), ErrFormat, ""},
 		{"offset beyond", func() []byte { c := bytes.Clone(b); put(entry(2)+12, 1<<30)(c); return seal(c) }(), ErrFormat, "SPLT"},
@@ -214,15 +216,15 @@ func TestForged(t *testing.T) {
 		{"a brace behind the description", rebuild(b, "META", func(d []byte) []byte { return append(d, '}') }), ErrFormat, "something follows"},
 		{"two descriptions", rebuild(b, "META", func(d []byte) []byte { return append(d, d...) }), ErrFormat, "something follows"},
 		{"a long description", rebuild(b, "META", func([]byte) []byte { return make([]byte, maxMetaBytes+1) }), ErrFormat, "67108865 bytes"},
-		{"more golden rows than are read", rebuild(b, "GOLD", func([]byte) []byte { return make([]byte, (model.MaxGoldenRows+1)*(2*4+2*8)) }), ErrFormat, "1 to 64 rows"},
+		{"more golden rows than are read", rebuild(b, "GOLD", func([]byte) []byte { return make([]byte, (model.MaxGoldenRows+1)*(2*8+2*8)) }), ErrFormat, "1 to 64 rows"},
 		{"features beyond", forge(b, "META", replace(`"features":2`, `"features":9`)), ErrFormat, ""},
 		{"an unknown key", forge(b, "META", replace(`"missing"`, `"mussing"`)), ErrFormat, "mussing"},
 		{"half a number", forge(b, "META", replace(`"features":2`, `"features":.`)), ErrFormat, "META"},
 		{"no golden rows at all", resize(b, "GOLD", 0), ErrFormat, "GOLD has 0 bytes"},
 		{"half a golden row", resize(b, "GOLD", 68), ErrFormat, "GOLD has 68 bytes"},
 		{"half a split", resize(b, "SPLT", 11), ErrFormat, "11 bytes are not whole entries of 12"},
-		{"too few splits", resize(b, "SPLT", 24), model.ErrInvalid, "splits"},
-		{"no values", resize(b, "VALU", 0), model.ErrInvalid, "0 leaf values"},
+		{"too few splits", resize(b, "SPLT", 24), model.ErrInvalid, "6 leaf ids for 5 leaves"},
+		{"no values", resize(b, "VAL8", 0), model.ErrInvalid, "0 leaf values"},
 		{"no trees", resize(b, "TREE", 0), model.ErrInvalid, "0 trees"},
 		{"a leaf id too few", resize(b, "LFID", 20), model.ErrInvalid, "5 leaf ids for 6 leaves"},
 		{"no description", resize(b, "META", 0), ErrFormat, "META"},
@@ -244,7 +246,7 @@ func TestEncodeRefuses(t *testing.T) {
 		change func(*model.Model)
 		want   error
 	}{
-		{"golden outputs that it does not give", func(m *model.Model) { m.Golden.Outputs[3] += 1e-16 }, ErrGolden},
+		{"golden outputs that it does not give", func(m *model.Model) { m.Golden.Margins[3] += 1e-16 }, ErrGolden},
 		{"no trees", func(m *model.Model) { m.Forest.Trees = m.Forest.Trees[:1] }, model.ErrInvalid},
 		{"a class that JSON cannot hold", func(m *model.Model) { m.Meta.Classes[0] = "\xff" }, model.ErrInvalid},
 		{"too long a description", func(m *model.Model) { m.Meta.Names[0] = strings.Repeat("n", maxMetaBytes) }, model.ErrInvalid},
@@ -338,19 +340,19 @@ func TestKeys(t *testing.T) {
 func TestGoldenWork(t *testing.T) {
 	const outputs = model.MaxOutputs
 	wide := func(trees, golden int) *model.Model {
-		m := &model.Model{Meta: model.Meta{Task: model.Classify, Features: 1, Classes: make([]string, outputs)}}
-		m.Forest = model.Forest{Outputs: outputs, Trees: make([]model.Tree, trees+1), Splits: []model.Split{}, Leaves: make([]uint32, trees), Values: make([]float64, outputs)}
+		m := &model.Model{Meta: model.Meta{Link: model.Link{Name: model.Identity}, Predict: model.PredictScores, Task: model.Classify, Features: 1, Classes: make([]string, outputs)}}
+		m.Forest = model.Forest{Input: model.Float32, Width: outputs, Round: 1, Outputs: outputs, Trees: make([]model.Tree, trees+1), Splits: []model.Split{}, Leaves: make([]uint32, trees), Values: make([]float64, outputs)}
 		for i := range m.Forest.Trees {
 			m.Forest.Trees[i].Leaf = uint32(i)
 		}
-		m.Golden = model.Golden{Rows: make([]float32, golden), Outputs: make([]float64, golden*outputs)}
+		m.Golden = model.Golden{Rows: make([]float64, golden), Margins: make([]float64, golden*outputs)}
 		return m
 	}
 	const fit = 5
 	trees := maxGoldenWork / outputs / fit
 	for wrong, want := range map[int]error{0: ErrGolden, fit - 1: ErrGolden, fit: nil} {
 		m := wide(trees, fit+1)
-		m.Golden.Outputs[(wrong+1)*outputs-1] = 1
+		m.Golden.Margins[(wrong+1)*outputs-1] = 1
 		if err := Encode(io.Discard, m); !errors.Is(err, want) {
 			t.Errorf("row %d is wrong: got %v, want %v", wrong, err, want)
 		}
@@ -391,7 +393,7 @@ func FuzzDecode(f *testing.F) {
 // FuzzSections has the content of the sections fuzzed, in a file that is otherwise right: it gets to what is
 // checked behind the checksums.
 func FuzzSections(f *testing.F) {
-	ids := [7]string{"META", "TREE", "SPLT", "LEAF", "VALU", "LFID", "GOLD"}
+	ids := [7]string{"META", "TREE", "SPLT", "LEAF", "VAL8", "LFID", "GOLD"}
 	add := func(c [7][]byte) { f.Add(c[0], c[1], c[2], c[3], c[4], c[5], c[6]) }
 	b := encode(f, small(f))
 	var content [7][]byte
@@ -444,8 +446,8 @@ func decodeAny(t *testing.T, data []byte) {
 		for i := range row {
 			row[i] = v
 		}
-		engine.New(&m.Forest).Scores(make([]float64, m.Forest.Outputs), row, len(row))
-		engine.New(&m.Forest).Leaves(make([]int64, m.Forest.NumTrees()), row, len(row))
+		engine.New[float32](&m.Forest).Margins(make([]float64, m.Forest.Outputs), row, len(row))
+		engine.New[float32](&m.Forest).Leaves(make([]int64, m.Forest.NumTrees()), row, len(row))
 	}
 }
 
@@ -455,14 +457,14 @@ func sameBits(a, b float32) bool { return math.Float32bits(a) == math.Float32bit
 func BenchmarkDecode(b *testing.B) {
 	// A forest of 64 full trees, 4 million nodes.
 	const depth = 15
-	builder := model.NewBuilder(2)
+	builder := model.NewBuilder(model.Shape{Outputs: 2})
 	var grow func(d int)
 	grow = func(d int) {
 		if d == depth {
 			_ = builder.Leaf(float64(d&1), float64(1-d&1))
 			return
 		}
-		_ = builder.Split(d, float32(d), false)
+		_ = builder.Split(d, float64(d), 0)
 		grow(d + 1)
 		grow(d + 1)
 	}
@@ -473,7 +475,7 @@ func BenchmarkDecode(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m := &model.Model{Forest: f, Meta: model.Meta{Task: model.Classify, Features: depth, Classes: []string{"a", "b"}}}
+	m := &model.Model{Forest: f, Meta: model.Meta{Link: model.Link{Name: model.Identity}, Predict: model.PredictScores, Task: model.Classify, Features: depth, Classes: []string{"a", "b"}}}
 	data := encode(b, m)
 	b.Run("whole", func(b *testing.B) {
 		for b.Loop() {

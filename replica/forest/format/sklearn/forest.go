@@ -241,6 +241,11 @@ func (e *estimator) classes() error {
 		if t > 0 && kind != meta.ClassKind {
 			return fmt.Errorf("%w: classes of targets are %s and %s", ErrUnsupported, meta.ClassKind, kind)
 		}
+		if v, ok := e.state.Get("n_classes_"); ok && len(lists) == 1 {
+			if n, err := parseInt(v); err == nil && n != int64(len(items)) {
+				return fmt.Errorf("%w: n_classes_ is %d, there are %d labels", ErrMalformed, n, len(items))
+			}
+		}
 		if t == 0 {
 			meta.ClassKind, meta.ClassType = kind, classType(a.dtype)
 		}

@@ -184,8 +184,10 @@ func columnsOf(nodes *array) (columns, error) {
 	if c.threshold, err = get("threshold", "f"); err != nil {
 		return c, err
 	}
-	if c.samples, err = get("n_node_samples", "i"); err != nil {
-		return c, err
+	if _, ok := nodes.dtype.fields["n_node_samples"]; ok {
+		if c.samples, err = get("n_node_samples", "i"); err != nil {
+			return c, err
+		}
 	}
 	if _, ok := nodes.dtype.fields["missing_go_to_left"]; ok {
 		m, err := get("missing_go_to_left", "uib")
@@ -293,7 +295,11 @@ func (im *importer) addLeaf(c columns, at visit, values *array) error {
 		}
 	}
 	if im.value != nil {
-		im.leaf[0] = im.value(im.leaf[0], c.samples.int(at.id), at.path)
+		var samples int64
+		if c.samples.data != nil {
+			samples = c.samples.int(at.id)
+		}
+		im.leaf[0] = im.value(im.leaf[0], samples, at.path)
 	}
 	if err := im.b.Leaf(im.leaf...); err != nil {
 		return err

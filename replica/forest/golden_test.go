@@ -1,0 +1,95 @@
+package forest_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/coppice-mesh/coppice/replica/forest"
+	"github.com/coppice-mesh/coppice/replica/forest/npy"
+)
+
+// TestGolden compares every output of models that the real libraries saved with what these libraries said about the
+// same rows, byte by byte: values, types and order. A folder is a model, X.npy, and a file for each kind of output; those
+// that end in _best are of the first rounds, up to the best.
+func TestGolden(t *testing.T) {
+	folders, err := filepath.Glob("testdata/golden/*")
+	if err != nil || len(folders) < 10 {
+		t.Fatalf("%d folders: %v", len(folders), err)
+	}
+	for _, folder := range folders {
+		t.Run(filepath.Base(folder), func(t *testing.T) {
+			models, _ := filepath.Glob(filepath.Join(folder, "model.*"))
+			m, err := forest.Open(models[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows := readRows(t, filepath.Join(folder, "X.npy"))
+			if err := m.CheckRows64(rows); err != nil {
+				t.Error(err)
+			}
+			outputs, _ := filepath.Glob(filepath.Join(folder, "*.npy"))
+			for _, path := range outputs {
+				kind := strings.TrimSuffix(filepath.Base(path), ".npy")
+				if kind == "X" {
+					continue
+				}
+				part := m
+				if first, ok := strings.CutSuffix(kind, "_best"); ok {
+					kind = first
+					if part, err = m.Rounds(0, m.Info().Best); err != nil {
+						t.Fatal(err)
+					}
+				}
+				o, err := part.Output(kind)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				got, err := o.Append64(nil, rows)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want := elements(t, path); !bytes.Equal(got, want) {
+					t.Errorf("%s differs, in %d bytes of %d", path, len(got), len(want))
+				}
+			}
+		})
+	}
+}
+
+// elements are the bytes behind the header of a .npy file of version 1.
+func elements(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b[10+int(binary.LittleEndian.Uint16(b[8:])):]
+}
+
+func readRows(t *testing.T, path string) []float64 {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := npy.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := make([]float64, r.Rows()*r.Columns())
+	if n, err := npy.ReadRows(r, rows); err != nil || n != r.Rows() {
+		t.Fatal(n, err)
+	}
+	if _, err := npy.ReadRows(r, rows); !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	return rows
+}
