@@ -65,16 +65,16 @@ func (p *literal) header(h *Header) (why string) {
 	return ""
 }
 
-// shape reads a tuple of one or two sizes. A tuple of one has a comma behind it.
+// shape reads a tuple of sizes. A tuple of one has a comma behind it.
 func (p *literal) shape(h *Header) (why string) {
-	const wrong = "shape is no tuple of one or two sizes"
+	const wrong = "shape is no tuple of one size or more"
 	if !p.eat("(") {
 		return wrong
 	}
 	cells := 1
 	for !p.eat(")") {
 		n, ok := p.size()
-		if !ok || len(h.Shape) == 2 {
+		if !ok || len(h.Shape) == maxDims {
 			return wrong
 		}
 		if n > 0 && cells > maxCells/n {

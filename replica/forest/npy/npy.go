@@ -1,5 +1,5 @@
 // Package npy reads and writes arrays in NumPy's .npy format: versions 1 to 3, numbers, booleans and unicode
-// strings, of one or two dimensions.
+// strings, of one dimension or more. The first counts the rows.
 package npy
 
 import (
@@ -18,18 +18,21 @@ import (
 // Errors of a reader.
 var (
 	// ErrFormat is wrapped by errors about bytes that are not a .npy file that this package reads.
-	ErrFormat = errors.New("not a .npy file of one or two dimensions of numbers")
+	ErrFormat = errors.New("not a .npy file of numbers or strings")
 	// ErrType is wrapped by the error about an array of another type than was asked for.
 	ErrType = errors.New("wrong element type")
 )
 
 const (
 	magic = "\x93NUMPY"
-	// maxHeader bounds the header, maxCells what an array can claim before a byte of it was read, and maxString
-	// the characters of a string.
+	// maxHeader bounds the header, maxCells what an array can claim before a byte of it was read, maxString
+	// the characters of a string, and maxDims the dimensions.
 	maxHeader = 64 << 10
 	maxCells  = 1 << 40
 	maxString = 1 << 16
+	maxDims   = 32
+	// growth are the digits for which NumPy leaves room when it writes a number of rows.
+	growth = 21
 	// pieceBytes is what is read at once.
 	pieceBytes = 64 << 10
 )
@@ -42,23 +45,39 @@ type Header struct {
 	BigEndian bool
 	// Fortran means that columns, not rows, lie together.
 	Fortran bool
-	// Shape has one or two dimensions.
+	// Shape has one dimension at least.
 	Shape []int
 }
 
-// Rows and Columns are the shape as a matrix; one dimension is one row a value.
+// Rows is the first dimension.
 func (h *Header) Rows() int { return h.Shape[0] }
 
-// Columns is the number of values in a row.
+// Columns is the number of values in a row, over all further dimensions: 1 when there is none.
 func (h *Header) Columns() int {
-	if len(h.Shape) == 1 {
-		return 1
+	n := 1
+	for _, d := range h.Shape[1:] {
+		n *= d
 	}
-	return h.Shape[1]
+	return n
 }
 
-// size is the number of bytes of an element.
-func (h *Header) size() int {
+// Scattered tells whether the values of a row lie apart: Fortran order.
+func (h *Header) Scattered() bool { return h.Fortran && h.Rows() > 1 && h.Columns() > 1 }
+
+// column is the place in a file of Fortran order of a column, counted in C order.
+func (h *Header) column(c int) int {
+	at, stride := 0, h.Columns()
+	for i := len(h.Shape) - 1; i > 0; i-- {
+		d := h.Shape[i]
+		stride /= d
+		at += c % d * stride
+		c /= d
+	}
+	return at
+}
+
+// Size is the number of bytes of an element.
+func (h *Header) Size() int {
 	n, _ := strconv.Atoi(h.Type[1:])
 	if h.Type[0] == 'U' {
 		return 4 * n
@@ -131,20 +150,32 @@ func (h *Header) setType(descr string) bool {
 // Reader reads a file row by row.
 type Reader struct {
 	Header
-	r    io.Reader
-	buf  []byte
-	done int // rows that ReadRows gave
-	read int // values
+	r     io.Reader
+	at    io.ReaderAt // r, if it can be read at any place
+	start int64       // where in at the elements begin
+	buf   []byte
+	done  int // rows that were given
+	read  int // values, in the order of the file
 }
 
-// NewReader reads the header of a file; ReadRows then reads its rows. It reads from r in pieces of a row and
-// more, so r needs no buffer.
+// NewReader reads the header of a file; ReadRows or ReadBytes then read its rows. It reads from r in pieces of a row
+// and more, so r needs no buffer. Rows in Fortran order are read from where they lie, for which r must be an io.ReaderAt
+// and an io.Seeker, as files are.
 func NewReader(r io.Reader) (*Reader, error) {
 	h, err := ReadHeader(r)
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{Header: *h, r: r}, nil
+	in := &Reader{Header: *h, r: r}
+	if f, ok := r.(interface {
+		io.ReaderAt
+		io.Seeker
+	}); ok {
+		if start, err := f.Seek(0, io.SeekCurrent); err == nil { // a pipe is a file, too
+			in.at, in.start = f, start
+		}
+	}
+	return in, nil
 }
 
 // Float is the type in which rows are read.
@@ -152,106 +183,134 @@ type Float interface{ float32 | float64 }
 
 // ReadRows reads as many whole rows as dst has room for, Columns values each, and returns how many it read. Each value
 // is rounded once, from the file's type to T. After the last row it returns 0 and io.EOF. It allocates nothing once
-// the Reader has its buffer. Strings give an error that wraps ErrType; rows in Fortran order do not lie
-// together and give one that wraps ErrFormat: Read reads them.
+// the Reader has its buffer. Strings give an error that wraps ErrType.
 func ReadRows[T Float](r *Reader, dst []T) (int, error) {
-	columns := r.Columns()
-	switch {
-	case r.Type[0] == 'U':
+	if r.Type[0] == 'U' {
 		return 0, fmt.Errorf("%w: elements are %s, numbers are needed", ErrType, r.Type)
-	case r.Scattered():
-		return 0, fmt.Errorf("%w: it is in Fortran order and cannot be read row by row", ErrFormat)
+	}
+	return r.rows(len(dst), func(b []byte, at, stride int) { put(&r.Header, dst, at, stride, b) })
+}
+
+// put writes little-endian elements to dst[at], dst[at+stride] and so on.
+func put[T Float](h *Header, dst []T, at, stride int, b []byte) {
+	size := h.Size()
+	switch h.Type {
+	case "f4":
+		for ; len(b) > 0; b = b[4:] {
+			dst[at] = T(math.Float32frombits(binary.LittleEndian.Uint32(b)))
+			at += stride
+		}
+	case "f8":
+		for ; len(b) > 0; b = b[8:] {
+			dst[at] = T(math.Float64frombits(binary.LittleEndian.Uint64(b)))
+			at += stride
+		}
+	case "u8":
+		for ; len(b) > 0; b = b[8:] {
+			dst[at] = T(binary.LittleEndian.Uint64(b))
+			at += stride
+		}
+	default:
+		for ; len(b) > 0; b = b[size:] {
+			dst[at] = T(h.integer(b))
+			at += stride
+		}
+	}
+}
+
+// ReadBytes is ReadRows for the elements as they are, strings too: row-major and little-endian, Size bytes each,
+// whatever the order of the file.
+func (r *Reader) ReadBytes(dst []byte) (int, error) {
+	size := r.Size()
+	return r.rows(len(dst)/size, func(b []byte, at, stride int) {
+		if stride == 1 {
+			copy(dst[at*size:], b)
+			return
+		}
+		for ; len(b) > 0; b = b[size:] {
+			copy(dst[at*size:], b[:size])
+			at += stride
+		}
+	})
+}
+
+// rows reads as many whole rows as there is room for values. It hands out what it reads in pieces of little-endian
+// elements, which belong at a place and then at every stride behind it.
+func (r *Reader) rows(room int, piece func(b []byte, at, stride int)) (int, error) {
+	columns, size := r.Columns(), r.Size()
+	switch {
 	case columns < 1:
 		return 0, fmt.Errorf("%w: shape %v has no columns", ErrFormat, r.Shape)
 	case r.done == r.Rows():
 		return 0, r.end()
-	case len(dst) < columns:
-		return 0, fmt.Errorf("npy: dst has room for %d values, a row has %d", len(dst), columns)
+	case room < columns:
+		return 0, fmt.Errorf("npy: room for %d values, a row has %d", room, columns)
+	case r.Scattered() && r.at == nil:
+		return 0, fmt.Errorf("%w: rows in Fortran order can be read from a regular file alone", ErrFormat)
 	}
-	n := min(len(dst)/columns, r.Rows()-r.done)
-	dst = dst[:n*columns]
-	for len(dst) > 0 {
-		b, err := r.fill(min(len(dst)*r.size(), pieceBytes/r.size()*r.size()))
-		if err != nil {
-			return 0, err
+	n := min(room/columns, r.Rows()-r.done)
+	most := max(pieceBytes/size, 1)
+	if !r.Scattered() {
+		for i := 0; i < n*columns; {
+			b, err := r.fill(r.r, min(most, n*columns-i)*size)
+			if err != nil {
+				return 0, err
+			}
+			piece(b, i, 1)
+			i += len(b) / size
 		}
-		k := len(b) / r.size()
-		switch r.Type {
-		case "f4":
-			for i := range k {
-				dst[i] = T(math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])))
+		r.done += n
+		return n, nil
+	}
+	for c := range columns {
+		for i := 0; i < n; {
+			r.read = r.column(c)*r.Rows() + r.done + i
+			k := min(most, n-i) * size
+			b, err := r.fill(io.NewSectionReader(r.at, r.start+int64(r.read)*int64(size), int64(k)), k)
+			if err != nil {
+				return 0, err
 			}
-		case "f8":
-			for i := range k {
-				dst[i] = T(math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:])))
-			}
-		case "u8":
-			for i := range k {
-				dst[i] = T(binary.LittleEndian.Uint64(b[8*i:]))
-			}
-		default:
-			for i := range k {
-				dst[i] = T(r.integer(b[i*r.size():]))
-			}
+			piece(b, i*columns+c, columns)
+			i += len(b) / size
 		}
-		dst = dst[k:]
 	}
 	r.done += n
 	return n, nil
 }
 
-// ReadAll reads all rows, whatever their order, into a row-major slice.
-func ReadAll[T Float](r *Reader) ([]T, error) {
-	var out []T
-	flat := *r // in the order of the file, one value a row
-	flat.Shape = []int{r.Rows() * r.Columns()}
-	block := make([]T, pieceBytes/8)
-	for {
-		n, err := ReadRows(&flat, block)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, block[:n]...)
-	}
-	if r.Scattered() {
-		out = transpose(out, r.Rows(), r.Columns())
-	}
-	return out, nil
-}
-
-// Scattered tells whether the values of a row lie apart: Fortran order.
-func (h *Header) Scattered() bool {
-	return h.Fortran && len(h.Shape) == 2 && h.Shape[0] > 1 && h.Shape[1] > 1
-}
-
 // end is io.EOF when the file ends here, and otherwise why it does not.
 func (r *Reader) end() error {
+	in, cells := r.r, r.Rows()*r.Columns()
+	if r.Scattered() {
+		in = io.NewSectionReader(r.at, r.start+int64(cells)*int64(r.Size()), 1)
+	}
+	return endOf(in, cells)
+}
+
+func endOf(in io.Reader, cells int) error {
 	var more [1]byte
-	_, err := io.ReadFull(r.r, more[:])
+	_, err := io.ReadFull(in, more[:])
 	if err == nil {
-		return fmt.Errorf("%w: something follows its %d values", ErrFormat, r.Rows()*r.Columns())
+		return fmt.Errorf("%w: something follows its %d values", ErrFormat, cells)
 	}
 	return err
 }
 
 // fill reads the next n bytes, whole elements, and makes them little-endian.
-func (r *Reader) fill(n int) ([]byte, error) {
+func (r *Reader) fill(in io.Reader, n int) ([]byte, error) {
 	if cap(r.buf) < n {
 		r.buf = make([]byte, n)
 	}
 	b := r.buf[:n]
-	if got, err := io.ReadFull(r.r, b); err != nil {
+	if got, err := io.ReadFull(in, b); err != nil {
 		if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: it ends after %d of %d values", ErrFormat, r.read+got/r.size(), r.Rows()*r.Columns())
+		return nil, fmt.Errorf("%w: it ends after %d of %d values", ErrFormat, r.read+got/r.Size(), r.Rows()*r.Columns())
 	}
-	r.read += n / r.size()
+	r.read += n / r.Size()
 	if r.BigEndian {
-		size := r.size()
+		size := r.Size()
 		if r.Type[0] == 'U' {
 			size = 4
 		}
@@ -310,10 +369,10 @@ func Read(r io.Reader) (*Array, error) {
 	default:
 		a.Int64 = []int64{}
 	}
-	cells, size := a.Rows()*a.Columns(), a.size()
+	cells, size := a.Rows()*a.Columns(), a.Size()
 	piece := max(pieceBytes/size, 1)
 	for i := 0; i < cells; i += piece {
-		b, err := in.fill(min(piece, cells-i) * size)
+		b, err := in.fill(r, min(piece, cells-i)*size)
 		if err != nil {
 			return nil, err
 		}
@@ -321,14 +380,14 @@ func Read(r io.Reader) (*Array, error) {
 			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 		}
 	}
-	if err := in.end(); !errors.Is(err, io.EOF) {
+	if err := endOf(r, cells); !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if a.Fortran && len(a.Shape) == 2 {
-		a.Float32 = transpose(a.Float32, a.Shape[0], a.Shape[1])
-		a.Float64 = transpose(a.Float64, a.Shape[0], a.Shape[1])
-		a.Int64 = transpose(a.Int64, a.Shape[0], a.Shape[1])
-		a.Strings = transpose(a.Strings, a.Shape[0], a.Shape[1])
+	if a.Scattered() {
+		a.Float32 = transpose(&a.Header, a.Float32)
+		a.Float64 = transpose(&a.Header, a.Float64)
+		a.Int64 = transpose(&a.Header, a.Int64)
+		a.Strings = transpose(&a.Header, a.Strings)
 	}
 	return a, nil
 }
@@ -376,15 +435,16 @@ func (a *Array) add(b []byte, size int) error {
 	return nil
 }
 
-// transpose makes columns of rows values each into rows.
-func transpose[T any](v []T, rows, columns int) []T {
+// transpose makes rows of what lies in Fortran order.
+func transpose[T any](h *Header, v []T) []T {
 	if v == nil {
 		return nil
 	}
 	out := make([]T, len(v))
-	for i := range rows {
-		for j := range columns {
-			out[i*columns+j] = v[j*rows+i]
+	rows, columns := h.Rows(), h.Columns()
+	for c := range columns {
+		for i, x := range v[h.column(c)*rows:][:rows] {
+			out[i*columns+c] = x
 		}
 	}
 	return out
@@ -393,7 +453,7 @@ func transpose[T any](v []T, rows, columns int) []T {
 // number is what Write takes.
 type number interface{ float32 | float64 | int64 }
 
-// Write writes a row-major array of one or two dimensions.
+// Write writes a row-major array.
 func Write[T number](w io.Writer, v []T, shape ...int) error {
 	descr := "<f8"
 	switch any(v).(type) {
@@ -464,14 +524,15 @@ func writeHeader(w io.Writer, descr string, n int, shape []int) error {
 		cells *= d
 		negative = negative || d < 0
 	}
-	if cells != n || negative || len(shape) < 1 || len(shape) > 2 {
+	if cells != n || negative || len(shape) < 1 || len(shape) > maxDims {
 		return fmt.Errorf("npy: shape %v of %d values", shape, n)
 	}
 	return writeText(w, descr, shape)
 }
 
-// WriteHeader writes the beginning of a file: the elements, little-endian and row-major, are for the caller to write behind
-// it. Type is as Header has it.
+// WriteHeader writes the beginning of a file: the elements, little-endian and row-major, are for the caller to write
+// behind it. Kind is as Header has it in Type. It has the same number of bytes whatever the number of rows, and can be
+// written over once that is known.
 func WriteHeader(w io.Writer, kind string, shape ...int) error {
 	order := "<"
 	if strings.HasSuffix(kind, "1") && kind[0] != 'U' {
@@ -492,8 +553,9 @@ func writeText(w io.Writer, descr string, shape []int) error {
 		dims.WriteString(",")
 	}
 	text := fmt.Sprintf("{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", descr, dims.String())
-	// The elements begin at a multiple of 64 bytes.
-	text += strings.Repeat(" ", 63-(len(magic)+4+len(text))%64) + "\n"
+	text += strings.Repeat(" ", growth-len(strconv.Itoa(shape[0])))
+	// The elements begin at a multiple of 64 bytes. NumPy adds a whole one when they would anyway.
+	text += strings.Repeat(" ", 64-(len(magic)+4+len(text)+1)%64) + "\n"
 	var b bytes.Buffer
 	b.WriteString(magic + "\x01\x00")
 	b.Write(binary.LittleEndian.AppendUint16(nil, uint16(len(text))))

@@ -207,36 +207,36 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	for name, f := range map[string][]byte{
-		"more bytes":       append(slices.Clone(whole), 0),
-		"version 4":        file(4, header("<f4", "False", "(0,)")),
-		"objects":          file(1, header("|O", "False", "(1,)")),
-		"complex":          file(1, header("<c8", "False", "(0,)")),
-		"structured":       file(1, "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (0,), }"),
-		"three dimensions": file(1, header("<f4", "False", "(1, 1, 1)")),
-		"no dimension":     file(1, header("<f4", "False", "()")),
-		"negative":         file(1, header("<f4", "False", "(-1,)")),
-		"2**40 x 20":       file(1, header("<f4", "False", "(1099511627776, 20)")),
-		"2**62":            file(1, header("<f4", "False", "(4611686018427387904,)")),
-		"no shape":         file(1, "{'descr': '<f4', 'fortran_order': False, }"),
-		"unknown key":      file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,), 'x': 1}"),
-		"a key twice":      file(1, "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (0,)}"),
-		"u8 too large":     file(1, header("<u8", "False", "(1,)"), 255, 255, 255, 255, 255, 255, 255, 255),
-		"no character":     file(1, header("<U1", "False", "(1,)"), 0, 0, 0x11, 0),
-		"long string":      file(1, header("<U99999999", "False", "(1,)")),
-		"no byte order":    file(1, header("|f4", "False", "(0,)")),
-		"no tuple":         file(1, header("<f4", "False", "(0)")),
-		"empty dimension":  file(1, header("<f4", "False", "(0,,)")),
-		"octal":            file(1, header("<f4", "False", "(00,)")),
-		"signed length":    file(1, header("<U+3", "False", "(0,)")),
-		"commas":           file(1, "{,'descr': '<f4', 'fortran_order': False, 'shape': (0,)}"),
-		"no commas":        file(1, "{'descr': '<f4' 'fortran_order': False 'shape': (0,)}"),
-		"no end":           file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,)"),
-		"open tuple":       file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,"),
-		"open string":      file(1, "{'descr"),
-		"escape":           file(1, "{'\\x64escr': '<f4', 'fortran_order': False, 'shape': (0,)}"),
-		"after the dict":   file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,)} + 1"),
-		"neither":          file(1, header("<f4", "Falsehood", "(0,)")),
-		"zip":              []byte("PK\x03\x04 and more"),
+		"more bytes":      append(slices.Clone(whole), 0),
+		"version 4":       file(4, header("<f4", "False", "(0,)")),
+		"objects":         file(1, header("|O", "False", "(1,)")),
+		"complex":         file(1, header("<c8", "False", "(0,)")),
+		"structured":      file(1, "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (0,), }"),
+		"33 dimensions":   file(1, header("<f4", "False", "("+strings.Repeat("1, ", 33)+")"), 0, 0, 0, 0),
+		"no dimension":    file(1, header("<f4", "False", "()")),
+		"negative":        file(1, header("<f4", "False", "(-1,)")),
+		"2**40 x 20":      file(1, header("<f4", "False", "(1099511627776, 20)")),
+		"2**62":           file(1, header("<f4", "False", "(4611686018427387904,)")),
+		"no shape":        file(1, "{'descr': '<f4', 'fortran_order': False, }"),
+		"unknown key":     file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,), 'x': 1}"),
+		"a key twice":     file(1, "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (0,)}"),
+		"u8 too large":    file(1, header("<u8", "False", "(1,)"), 255, 255, 255, 255, 255, 255, 255, 255),
+		"no character":    file(1, header("<U1", "False", "(1,)"), 0, 0, 0x11, 0),
+		"long string":     file(1, header("<U99999999", "False", "(1,)")),
+		"no byte order":   file(1, header("|f4", "False", "(0,)")),
+		"no tuple":        file(1, header("<f4", "False", "(0)")),
+		"empty dimension": file(1, header("<f4", "False", "(0,,)")),
+		"octal":           file(1, header("<f4", "False", "(00,)")),
+		"signed length":   file(1, header("<U+3", "False", "(0,)")),
+		"commas":          file(1, "{,'descr': '<f4', 'fortran_order': False, 'shape': (0,)}"),
+		"no commas":       file(1, "{'descr': '<f4' 'fortran_order': False 'shape': (0,)}"),
+		"no end":          file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,)"),
+		"open tuple":      file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,"),
+		"open string":     file(1, "{'descr"),
+		"escape":          file(1, "{'\\x64escr': '<f4', 'fortran_order': False, 'shape': (0,)}"),
+		"after the dict":  file(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (0,)} + 1"),
+		"neither":         file(1, header("<f4", "Falsehood", "(0,)")),
+		"zip":             []byte("PK\x03\x04 and more"),
 	} {
 		if _, err := Read(bytes.NewReader(f)); !errors.Is(err, ErrFormat) {
 			t.Errorf("%s: %v", name, err)
@@ -308,7 +308,7 @@ func TestWrite(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, shape := range [][]int{{2}, {}, {1, 1, 1}, {-1, -1}} {
+	for _, shape := range [][]int{{2}, {}, {1, 1, 2}, {-1, -1}} {
 		if err := Write(&b, []int64{1}, shape...); err == nil {
 			t.Errorf("shape %v is written for one value", shape)
 		}
@@ -411,7 +411,8 @@ func TestReadRowsErrors(t *testing.T) {
 		want error
 	}{
 		{"strings", file(1, header("<U1", "False", "(1,)"), 'a', 0, 0, 0), 1, ErrType},
-		{"Fortran order", file(1, header("|u1", "True", "(2, 2)"), 1, 2, 3, 4), 2, ErrFormat},
+		{"Fortran order, cut off", file(1, header("|u1", "True", "(2, 2)"), 1, 2, 3), 2, ErrFormat},
+		{"Fortran order, more bytes", file(1, header("|u1", "True", "(2, 2)"), 1, 2, 3, 4, 5), 2, ErrFormat},
 		{"no columns", file(1, header("|u1", "False", "(2, 0)")), 2, ErrFormat},
 		{"cut off", two[:len(two)-1], 4, ErrFormat},
 		{"more bytes", append(slices.Clone(two), 5), 4, ErrFormat},
@@ -437,6 +438,117 @@ func TestReadRowsErrors(t *testing.T) {
 	}
 	if _, err := ReadRows(r, make([]float64, 4)); !errors.Is(err, broken) {
 		t.Errorf("a broken reader: %v", err)
+	}
+}
+
+// TestFortran reads an array of three dimensions in Fortran order, in blocks of every size, from behind other bytes.
+func TestFortran(t *testing.T) {
+	const rows, a, b = 5, 3, 4
+	data := make([]byte, rows*a*b*2)
+	want := make([]float32, rows*a*b)
+	raw := make([]byte, 0, len(data))
+	for r := range rows {
+		for i := range a {
+			for j := range b {
+				v := uint16(100*r + 10*i + j)
+				binary.BigEndian.PutUint16(data[2*(r+rows*(i+a*j)):], v)
+				want[(r*a+i)*b+j] = float32(v)
+				raw = binary.LittleEndian.AppendUint16(raw, v)
+			}
+		}
+	}
+	f := append([]byte("before"), file(1, header(">u2", "True", "(5, 3, 4)"), data...)...)
+	open := func(wrap func(*bytes.Reader) io.Reader) *Reader {
+		in := bytes.NewReader(f)
+		if _, err := in.Seek(6, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		r, err := NewReader(wrap(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	asIs := func(r *bytes.Reader) io.Reader { return r }
+	for room := 1; room <= rows+1; room++ {
+		var got []float32
+		r, block := open(asIs), make([]float32, room*a*b)
+		n, err := ReadRows(r, block)
+		for ; err == nil; n, err = ReadRows(r, block) {
+			got = append(got, block[:n*a*b]...)
+		}
+		if !errors.Is(err, io.EOF) || !slices.Equal(got, want) {
+			t.Errorf("%d rows at a time: %v, %v", room, got, err)
+		}
+		var all []byte
+		elements := make([]byte, room*a*b*2+1)
+		r = open(asIs)
+		for n, err = r.ReadBytes(elements); err == nil; n, err = r.ReadBytes(elements) {
+			all = append(all, elements[:n*a*b*2]...)
+		}
+		if !errors.Is(err, io.EOF) || !bytes.Equal(all, raw) {
+			t.Errorf("%d rows at a time: bytes %v, %v", room, all, err)
+		}
+	}
+	if got, err := Read(bytes.NewReader(f[6:])); err != nil || got.Int64[rows*a*b-1] != 423 || got.Int64[b] != 10 {
+		t.Errorf("whole: %+v, %v", got, err)
+	}
+	if _, err := ReadRows(open(func(r *bytes.Reader) io.Reader { return io.MultiReader(r) }), want); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "regular file") {
+		t.Errorf("a pipe: %v", err)
+	}
+}
+
+// TestReadBytes sees strings and big-endian numbers as little-endian elements.
+func TestReadBytes(t *testing.T) {
+	for _, tt := range []struct {
+		descr    string
+		in, want []byte
+	}{
+		{">U2", []byte{0, 0, 0, 'a', 0, 0, 0, 'b', 0, 0, 0, 'c', 0, 0, 0, 0}, []byte{'a', 0, 0, 0, 'b', 0, 0, 0, 'c', 0, 0, 0, 0, 0, 0, 0}},
+		{">f8", []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, []byte{8, 7, 6, 5, 4, 3, 2, 1, 16, 15, 14, 13, 12, 11, 10, 9}},
+		{"|b1", []byte{1, 0}, []byte{1, 0}},
+	} {
+		r, err := NewReader(bytes.NewReader(file(1, header(tt.descr, "False", "(2,)"), tt.in...)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(tt.in))
+		if n, err := r.ReadBytes(got); n != 2 || err != nil || !bytes.Equal(got, tt.want) {
+			t.Errorf("%s: %d rows, %v, %v", tt.descr, n, got, err)
+		}
+		if _, err := r.ReadBytes(got); !errors.Is(err, io.EOF) {
+			t.Errorf("%s: %v at the end", tt.descr, err)
+		}
+	}
+}
+
+// TestOneRounding: integers become float32 at once. By way of float64 these would be rounded twice, to another one.
+func TestOneRounding(t *testing.T) {
+	const v = 1<<60 + 1<<36 + 1 // just above the middle of two float32; the middle itself goes to the even one, below
+	r, err := NewReader(bytes.NewReader(file(1, header("<i8", "False", "(1,)"), binary.LittleEndian.AppendUint64(nil, v)...)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got [1]float32
+	if _, err := ReadRows(r, got[:]); err != nil || got[0] != 1<<60+1<<37 {
+		t.Errorf("%d is %v, %v", int64(v), got[0], err)
+	}
+}
+
+// TestHeaderLength: the number of rows can be written later.
+func TestHeaderLength(t *testing.T) {
+	for _, shape := range [][]int{{0}, {0, 3}, {0, 100, 3}} {
+		var zero, most bytes.Buffer
+		if err := WriteHeader(&zero, "U12", shape...); err != nil {
+			t.Fatal(err)
+		}
+		shape[0] = maxCells
+		if err := WriteHeader(&most, "U12", shape...); err != nil {
+			t.Fatal(err)
+		}
+		if zero.Len() != most.Len() || zero.Len()%64 != 0 {
+			t.Errorf("%v: %d bytes for no row, %d for 2^40", shape, zero.Len(), most.Len())
+		}
 	}
 }
 
@@ -468,7 +580,7 @@ func FuzzRead(f *testing.F) {
 			n, err = ReadRows(r, dst)
 			rows += n
 		}
-		if (!errors.Is(err, io.EOF) || rows != a.Rows()) && !a.Fortran {
+		if !errors.Is(err, io.EOF) || rows != a.Rows() {
 			t.Errorf("row by row it has %d rows of %d, %v", rows, a.Rows(), err)
 		}
 	})
