@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/coppice-mesh/coppice/proto v0.0.0
+	github.com/coppice-mesh/coppice/replica/forest v0.0.0
 	github.com/coppice-mesh/coppice/telemetry v0.0.0
 	github.com/google/go-cmp v0.7.0
 	github.com/hashicorp/go-hclog v1.6.3

@@ -319,18 +319,18 @@ func checkRows[T engine.Row](m *Model, rows []T) error {
 	}
 	single := m.m.Forest.Input == model.Float32
 	for i, v := range rows {
-		x := v
+		x := float64(v)
 		if single {
-			x = T(float32(v))
+			x = float64(float32(v))
 		}
-		if x-x == 0 { // finite
+		if math.Abs(x) <= math.MaxFloat64 { // finite
 			continue
 		}
-		err := ErrInfinite
-		if v != v {
-			err = ErrMissing
+		allowed, err := m.infinite, ErrInfinite
+		if math.IsNaN(x) {
+			allowed, err = m.missing, ErrMissing
 		}
-		if (v != v && !m.missing) || (v == v && !m.infinite) {
+		if !allowed {
 			return &RowError{Row: i / n, Feature: i % n, Name: m.FeatureName(i % n), Value: float64(v), Err: err}
 		}
 	}

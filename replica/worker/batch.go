@@ -2,6 +2,7 @@ package worker
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/coppice-mesh/coppice/proto/frame"
@@ -184,16 +185,13 @@ func decode[T frame.Value](all *[]T, j *job, features int) (codes.Code, string) 
 		return codes.OK, ""
 	}
 	for i, v := range (*all)[start:] {
-		if v-v == 0 { // finite
+		what, allowed := "an infinity", infinite
+		if x := float64(v); math.IsNaN(x) {
+			what, allowed = "NaN", missing
+		} else if math.Abs(x) <= math.MaxFloat64 { // finite
 			continue
 		}
-		what := "an infinity"
-		if v != v {
-			if missing {
-				continue
-			}
-			what = "NaN"
-		} else if infinite {
+		if allowed {
 			continue
 		}
 		return codes.InvalidArgument, fmt.Sprintf("row %d, feature %s: %s, which model %q does not take",

@@ -459,8 +459,12 @@ func TestOperate(t *testing.T) {
 		t.Errorf("not serving: exit code %d\n%s%s", code, stdout, stderr)
 	}
 	for _, args := range [][]string{
-		{"status", "--control-addr", nobody}, {"scale", "2", "--control-addr", nobody}, {"drain", "r0", "--control-addr", nobody},
-		{"health", "--control-addr", nobody}, {"health", "--target", nobody}, {"load", "--target", nobody, "--rate", "10", "--duration", "100ms"},
+		{"status", "--control-addr", nobody},
+		{"scale", "2", "--control-addr", nobody},
+		{"drain", "r0", "--control-addr", nobody},
+		{"health", "--control-addr", nobody},
+		{"health", "--target", nobody},
+		{"load", "--target", nobody, "--rate", "10", "--duration", "100ms"},
 		{"load", "--target", nobody, "--rate", "10", "--duration", "100ms", "--features", "2"},
 	} {
 		if code, _, stderr := invoke(t, args...); code != exitUnavailable || !strings.Contains(stderr, nobody) {

@@ -30,7 +30,7 @@ type rowReader[T npy.Float] struct {
 	file     *os.File
 }
 
-func (r *rowReader[T]) Close() error { return r.file.Close() }
+func (in *rowReader[T]) Close() error { return in.file.Close() }
 
 // openRows opens a .npy or .csv file, whose rows are read as they are asked for. features is the number of columns that
 // are needed, 0 for any. names, if any, are the columns to take from a CSV file.
@@ -188,7 +188,7 @@ func replaceFile(path string, write func(*os.File) error) error {
 	}
 	// Not os.CreateTemp, whose files are for their owner alone: this one is for whom the umask says.
 	name := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s-%x", filepath.Base(path), rand.Uint64()))
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666) //nolint:gosec // the umask is the user's choice
 	var why *os.PathError
 	if errors.As(err, &why) {
 		return fmt.Errorf("%s: it cannot be written: %w", path, why.Err) // nobody knows the other name

@@ -3,6 +3,7 @@ package sklearn
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
@@ -168,7 +169,7 @@ func (im *histImporter) readCategories() error {
 		return im.readKnown(categorical)
 	}
 	im.how = model.Whole
-	im.original = append(categorical, numerical...)
+	im.original = slices.Concat(categorical, numerical)
 	lists, err := encoderCategories(prep)
 	if err != nil {
 		return err
@@ -307,9 +308,15 @@ func (im *histImporter) read(v any) (*histNodes, error) {
 		into *column
 		kind string
 	}{
-		{"value", &h.value, "f"}, {"num_threshold", &h.threshold, "f"},
-		{"feature_idx", &h.feature, "iu"}, {"left", &h.left, "iu"}, {"right", &h.right, "iu"}, {"missing_go_to_left", &h.missingLeft, "iub"},
-		{"is_leaf", &h.leaf, "iub"}, {"is_categorical", &h.categorical, "iub"}, {"bitset_idx", &h.bitset, "iu"},
+		{"value", &h.value, "f"},
+		{"num_threshold", &h.threshold, "f"},
+		{"feature_idx", &h.feature, "iu"},
+		{"left", &h.left, "iu"},
+		{"right", &h.right, "iu"},
+		{"missing_go_to_left", &h.missingLeft, "iub"},
+		{"is_leaf", &h.leaf, "iub"},
+		{"is_categorical", &h.categorical, "iub"},
+		{"bitset_idx", &h.bitset, "iu"},
 	} {
 		var err error
 		if *f.into, err = columnOf(nodes, f.name, f.kind); err != nil {
