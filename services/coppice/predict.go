@@ -55,7 +55,11 @@ func predictCommand() *cobra.Command {
 			}
 			p := newProgress(cmd.ErrOrStderr())
 			defer p.end()
-			return predictFile(cmd.Context(), m, o, input, out, p)
+			err = predictFile(cmd.Context(), m, o, input, out, p)
+			if errors.Is(err, errInterrupted) {
+				return fmt.Errorf("%w: %s was not written", err, out)
+			}
+			return err
 		},
 	}
 	f := cmd.Flags()
@@ -133,16 +137,7 @@ func evaluateAs[T npy.Float](
 		}
 		rows := block[:n*in.columns]
 		if err := check(rows); err != nil {
-			var at *forest.RowError
-			if !errors.As(err, &at) {
-				return fmt.Errorf("%s: %w", input, err)
-			}
-			where := ""
-			if in.line != nil {
-				where = fmt.Sprintf("line %d: ", in.line(at.Row))
-			}
-			at.Row += done
-			return fmt.Errorf("%s: %s%w", input, where, err)
+			return in.explain(err, input, done)
 		}
 		if elements, err = add(elements[:0], rows); err != nil {
 			return err

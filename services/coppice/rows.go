@@ -72,6 +72,20 @@ func openRows[T npy.Float](path string, features int, names []string) (*rowReade
 	return in, nil
 }
 
+// explain says where in the file the row is about which err is. done rows came before the last block.
+func (in *rowReader[T]) explain(err error, path string, done int) error {
+	var at *forest.RowError
+	if !errors.As(err, &at) {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	where := ""
+	if in.line != nil {
+		where = fmt.Sprintf("line %d: ", in.line(at.Row))
+	}
+	at.Row += done
+	return fmt.Errorf("%s: %s%w", path, where, err)
+}
+
 func (in *rowReader[T]) openNPY(r io.Reader) error {
 	a, err := npy.NewReader(r)
 	if err != nil {
