@@ -195,7 +195,7 @@ func (s *Store) imported(source [sha256.Size]byte) (*Entry, error) {
 func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash+".coppice") }
 
 // importer is part of the name under which an import is found again: it changes when an importer does.
-const importer = "1"
+const importer = "2"
 
 func (s *Store) sourcePath(sum [sha256.Size]byte) string {
 	return filepath.Join(s.dir, "source-"+importer+"-"+hex.EncodeToString(sum[:]))
