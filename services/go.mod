@@ -3,12 +3,16 @@ module github.com/coppice-mesh/coppice/services
 go 1.26.0
 
 require (
+	github.com/andybalholm/brotli v1.1.1
 	github.com/coppice-mesh/coppice/balancer v0.0.0
 	github.com/coppice-mesh/coppice/gateway v0.0.0
 	github.com/coppice-mesh/coppice/proto v0.0.0
 	github.com/coppice-mesh/coppice/replica v0.0.0
 	github.com/coppice-mesh/coppice/replica/forest v0.0.0
 	github.com/coppice-mesh/coppice/telemetry v0.0.0
+	github.com/klauspost/compress v1.20.1
+	github.com/parquet-go/parquet-go v0.32.0
+	github.com/pierrec/lz4/v4 v4.1.33
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.9
 	go.opentelemetry.io/otel/sdk/metric v1.47.0
@@ -38,11 +42,13 @@ require (
 	github.com/mattn/go-isatty v0.0.17 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/oklog/run v1.1.0 // indirect
-	github.com/pierrec/lz4/v4 v4.1.33 // indirect
+	github.com/parquet-go/bitpack v1.0.0 // indirect
+	github.com/parquet-go/jsonlite v1.0.0 // indirect
 	github.com/prometheus/client_golang v1.25.0 // indirect
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
+	github.com/twpayne/go-geom v1.6.1 // indirect
 	github.com/ulikunitz/xz v0.5.17 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/otel v1.47.0 // indirect

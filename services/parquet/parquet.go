@@ -1,0 +1,284 @@
+// Package parquet reads rows of numbers from Apache Parquet files, by the names of their columns and in bounded memory.
+//
+// The decoding is parquet-go's, which trusts what a file claims. So nothing reaches it unseen: the footer and the
+// headers of pages are walked first, and pages are unpacked and their runs counted within bounds (check.go).
+package parquet
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	pq "github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/format"
+)
+
+// Errors of a reader. What wraps them names the column.
+var (
+	// ErrFormat is wrapped by errors about a file that is damaged, cut off, or no Parquet file.
+	ErrFormat = errors.New("not a valid Parquet file")
+	// ErrColumn is wrapped by errors about a column that is not there, or holds no numbers.
+	ErrColumn = errors.New("no such column of numbers")
+	// ErrTooLarge is wrapped by errors about pages that do not fit into the memory that a reader may take.
+	ErrTooLarge = errors.New("pages too large")
+)
+
+// Magic begins a Parquet file, and ends it.
+const Magic = "PAR1"
+
+// pandasIndex are the columns in which pandas keeps what is no column.
+var pandasIndex = regexp.MustCompile(`^__index_level_\d+__$`)
+
+// Reader reads the rows of a file.
+type Reader struct {
+	// Names are the columns.
+	Names []string
+
+	file    io.ReaderAt
+	size    int64
+	pq      *pq.File
+	columns []*column
+	rows    int64 // of the whole file
+	group   int   // the next row group
+	left    int64 // rows of this one
+}
+
+// column is one column of numbers.
+type column struct {
+	name     string
+	leaf     *pq.Column
+	unsigned bool
+
+	pages  pq.Pages
+	page   pq.Page
+	values pq.ValueReader
+	some   []pq.Value // room
+}
+
+// Open reads the footer of a file. names are the columns to take, in this order; nil takes all of them but those in
+// which pandas keeps an index. Errors wrap ErrFormat or ErrColumn, or are those of file.
+func Open(file io.ReaderAt, size int64, names []string) (r *Reader, err error) {
+	if err := checkFooter(file, size); err != nil {
+		return nil, err
+	}
+	defer recovered(&err)
+	f, err := pq.OpenFile(file, size, pq.SkipPageIndex(true), pq.SkipBloomFilters(true))
+	if err != nil {
+		return nil, damaged(err)
+	}
+	r = &Reader{file: file, size: size, pq: f}
+	have := map[string]*pq.Column{}
+	var all []string
+	for _, c := range f.Root().Columns() {
+		if have[c.Name()] != nil {
+			return nil, fmt.Errorf("%w: two columns are called %q", ErrFormat, c.Name())
+		}
+		have[c.Name()] = c
+		all = append(all, c.Name())
+	}
+	r.Names = names
+	if names == nil {
+		r.Names = slices.DeleteFunc(slices.Clone(all), pandasIndex.MatchString)
+	}
+	if len(r.Names) == 0 {
+		return nil, fmt.Errorf("%w: it has no columns", ErrColumn)
+	}
+	for _, name := range r.Names {
+		leaf := have[name]
+		if leaf == nil {
+			return nil, fmt.Errorf("%w: %q; the columns are %s", ErrColumn, name, list(all))
+		}
+		c := &column{name: name, leaf: leaf, some: make([]pq.Value, 256)}
+		if why := c.refuse(); why != "" {
+			return nil, fmt.Errorf("%w: %q %s", ErrColumn, name, why)
+		}
+		r.columns = append(r.columns, c)
+	}
+	for _, g := range f.Metadata().RowGroups {
+		if g.NumRows > math.MaxInt64-r.rows {
+			return nil, fmt.Errorf("%w: too many rows", ErrFormat)
+		}
+		r.rows += g.NumRows
+	}
+	if n := f.Metadata().NumRows; n != r.rows || n > 1<<40 {
+		return nil, fmt.Errorf("%w: it says that it has %d rows, its row groups have %d", ErrFormat, n, r.rows)
+	}
+	return r, nil
+}
+
+// refuse says why a column holds no numbers, one a row.
+func (c *column) refuse() string {
+	if !c.leaf.Leaf() || c.leaf.Repeated() {
+		return "is nested"
+	}
+	kind := c.leaf.Type().Kind()
+	switch kind {
+	case pq.Boolean, pq.Int32, pq.Int64, pq.Float, pq.Double:
+	default:
+		return fmt.Sprintf("is %v; booleans, integers and floats are read", kind)
+	}
+	if logical := c.leaf.Type().LogicalType(); logical != nil && logical.Value != nil {
+		whole, ok := logical.Value.(*format.IntType)
+		if !ok {
+			return fmt.Sprintf("is %v; convert it to a number that means the same as in training", logical)
+		}
+		c.unsigned = !whole.IsSigned
+	}
+	return ""
+}
+
+// NumRows is the number of rows of the file.
+func (r *Reader) NumRows() int { return int(r.rows) }
+
+// ReadRows reads as many whole rows as dst has room for, fewer where a row group ends, a value for each of Names, and
+// returns how many it read; after the last row 0 and io.EOF. Each value is rounded once, from the file's type to T; a
+// null is NaN. Errors wrap ErrFormat or ErrTooLarge, or are those of the file.
+func ReadRows[T float32 | float64](r *Reader, dst []T) (n int, err error) {
+	columns := len(r.columns)
+	if len(dst) < columns {
+		return 0, fmt.Errorf("parquet: room for %d values, a row has %d", len(dst), columns)
+	}
+	defer recovered(&err)
+	for r.left == 0 {
+		if err := r.next(); err != nil {
+			return 0, err
+		}
+	}
+	n = int(min(int64(len(dst)/columns), r.left))
+	for i, c := range r.columns {
+		if err := fill(c, dst[i:], columns, n); err != nil {
+			return 0, fmt.Errorf("column %q: %w", c.name, err)
+		}
+	}
+	r.left -= int64(n)
+	return n, nil
+}
+
+// next goes to the next row group.
+func (r *Reader) next() error {
+	r.Close()
+	groups := r.pq.RowGroups()
+	if r.group == len(groups) {
+		return io.EOF
+	}
+	meta := &r.pq.Metadata().RowGroups[r.group]
+	chunks := groups[r.group].ColumnChunks()
+	memory := int64(0)
+	for _, c := range r.columns {
+		i := c.leaf.Index()
+		if i >= len(chunks) || i >= len(meta.Columns) {
+			return fmt.Errorf("%w: row group %d lacks column %q", ErrFormat, r.group, c.name)
+		}
+		need, err := checkChunk(r.file, r.size, &meta.Columns[i], meta.NumRows, c.leaf.Optional())
+		if err != nil {
+			return fmt.Errorf("row group %d, column %q: %w", r.group, c.name, err)
+		}
+		if memory += need; memory > maxGroupBytes {
+			return fmt.Errorf("%w: row group %d needs more than %d bytes for a page of each of %d columns; write smaller pages", ErrTooLarge, r.group, int64(maxGroupBytes), len(r.columns))
+		}
+		c.pages = chunks[i].Pages()
+	}
+	r.group++
+	r.left = meta.NumRows
+	return nil
+}
+
+// Close gives back what the current row group holds. It leaves the file open.
+func (r *Reader) Close() {
+	for _, c := range r.columns {
+		c.release()
+		if c.pages != nil {
+			_ = c.pages.Close() // only buffers
+			c.pages = nil
+		}
+	}
+}
+
+func (c *column) release() {
+	if c.page != nil {
+		pq.Release(c.page)
+		c.page, c.values = nil, nil
+	}
+}
+
+// fill reads n values to dst[0], dst[stride] and so on.
+func fill[T float32 | float64](c *column, dst []T, stride, n int) error {
+	for at := 0; n > 0; {
+		if c.page == nil {
+			page, err := c.pages.ReadPage()
+			if errors.Is(err, io.EOF) {
+				return fmt.Errorf("%w: %d values are missing", ErrFormat, n)
+			}
+			if err != nil {
+				return damaged(err)
+			}
+			c.page, c.values = page, page.Values()
+		}
+		k, err := c.values.ReadValues(c.some[:min(len(c.some), n)])
+		for _, v := range c.some[:k] {
+			dst[at] = number[T](v, c.unsigned)
+			at += stride
+		}
+		n -= k
+		switch {
+		case errors.Is(err, io.EOF):
+			c.release()
+		case err != nil:
+			return damaged(err)
+		case k == 0:
+			return fmt.Errorf("%w: a page without values or an end", ErrFormat)
+		}
+	}
+	return nil
+}
+
+func number[T float32 | float64](v pq.Value, unsigned bool) T {
+	switch {
+	case v.IsNull():
+		return T(math.NaN())
+	case v.Kind() == pq.Float:
+		return T(v.Float())
+	case v.Kind() == pq.Double:
+		return T(v.Double())
+	case v.Kind() == pq.Int32 && unsigned:
+		return T(v.Uint32())
+	case v.Kind() == pq.Int32:
+		return T(v.Int32())
+	case v.Kind() == pq.Int64 && unsigned:
+		return T(v.Uint64())
+	case v.Kind() == pq.Int64:
+		return T(v.Int64())
+	}
+	if v.Boolean() {
+		return 1
+	}
+	return 0
+}
+
+// recovered makes a panic of the decoder, which takes some damaged files for impossible ones, an error.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%w: %v", ErrFormat, p)
+	}
+}
+
+// damaged wraps an error of the decoder.
+func damaged(err error) error { return fmt.Errorf("%w: %w", ErrFormat, err) }
+
+// list shows the first names of a file.
+func list(names []string) string {
+	const show = 20
+	out := make([]string, 0, show+1)
+	for i, n := range names {
+		if i == show {
+			return strings.Join(out, ", ") + fmt.Sprintf(" and %d more", len(names)-show)
+		}
+		out = append(out, strconv.Quote(n))
+	}
+	return strings.Join(out, ", ")
+}
