@@ -47,11 +47,38 @@ func TestGlibc(t *testing.T) {
 	}
 }
 
+// TestLog compares with logarithms of 45 digits that Python's decimal rounded.
+func TestLog(t *testing.T) {
+	b, err := os.ReadFile("testdata/log.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for line := range strings.Lines(string(b)) {
+		words := strings.Fields(line)
+		x, err := strconv.ParseUint(words[1], 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := strconv.ParseUint(words[2], 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Log(math.Float64frombits(x)); math.Float64bits(got) != want {
+			t.Errorf("log of %#x is %#x, want %#x", x, math.Float64bits(got), want)
+		}
+		lines++
+	}
+	if lines < 300 {
+		t.Errorf("%d lines", lines)
+	}
+}
+
 func TestNotNumbers(t *testing.T) {
 	nan := math.NaN()
 	for name, v := range map[string]float64{
 		"exp of NaN": Exp(nan), "exp2 of NaN": Exp2(nan), "expf of NaN": float64(Exp32(float32(nan))),
-		"logf of NaN": float64(Log32(float32(nan))), "logf of -1": float64(Log32(-1)), "log1p of -2": Log1p(-2), "log1p of NaN": Log1p(nan),
+		"logf of NaN": float64(Log32(float32(nan))), "logf of -1": float64(Log32(-1)), "log of NaN": Log(nan), "log of -1": Log(-1), "log1p of -2": Log1p(-2), "log1p of NaN": Log1p(nan),
 	} {
 		if !math.IsNaN(v) {
 			t.Errorf("%s is %v", name, v)

@@ -4,11 +4,13 @@
 //   - XGBoost, whose margins are float32: glibc's expf; a sigmoid is 1/(exp(-x)+1+1e-16) in float32, the sum of a softmax
 //     is kept in float64.
 //   - LightGBM and scikit-learn, whose margins are float64: glibc's exp. scikit-learn's softmax uses NumPy's exp, whose
-//     bits depend on the processor: it is up to 2 units in the last place away.
+//     bits depend on the processor: it is up to 2 units in the last place away. Up to scikit-learn 1.3, GradientBoosting's goes
+//     through NumPy's log, which moves it by up to as many units as the logarithm of the classes' weights is large.
 package link
 
 import (
 	"math"
+	"slices"
 
 	"github.com/coppice-mesh/coppice/replica/forest/libm"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
@@ -33,6 +35,10 @@ func Apply(l model.Link, single bool, rounds int, x []float64) {
 		}
 	case model.Softmax:
 		softmax(x)
+	case model.SoftmaxPairs:
+		softmaxPairs(x)
+	case model.SoftmaxLog:
+		softmaxLog(x)
 	case model.Exp:
 		for i, v := range x {
 			x[i] = libm.Exp(v)
@@ -61,10 +67,7 @@ func Isolation(l model.Link, x float64) float64 {
 }
 
 func softmax(x []float64) {
-	top := x[0]
-	for _, v := range x[1:] {
-		top = max(top, v)
-	}
+	top := slices.Max(x)
 	sum := 0.0
 	for i, v := range x {
 		x[i] = libm.Exp(v - top)
@@ -72,6 +75,30 @@ func softmax(x []float64) {
 	}
 	for i := range x {
 		x[i] /= sum
+	}
+}
+
+func softmaxPairs(x []float64) {
+	top := slices.Max(x)
+	for i, v := range x {
+		x[i] = libm.Exp(v - top)
+	}
+	sum := Sum(x)
+	for i := range x {
+		x[i] /= sum
+	}
+}
+
+func softmaxLog(x []float64) {
+	top := slices.Max(x)
+	var few [32]float64 // classes, most often: no allocation
+	e := append(few[:0], x...)
+	for i, v := range e {
+		e[i] = libm.Exp(v - top)
+	}
+	total := libm.Log(Sum(e)) + top
+	for i, v := range x {
+		x[i] = libm.Exp(v - total)
 	}
 }
 

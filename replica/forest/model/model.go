@@ -253,10 +253,14 @@ const (
 	Identity LinkName = "identity" // x
 	Sigmoid  LinkName = "sigmoid"  // 1/(1+exp(-Scale x)); in float32 1/(exp(-x)+1+1e-16)
 	Softmax  LinkName = "softmax"  // exp(x-max) divided by their sum
-	Exp      LinkName = "exp"      // exp(x)
-	Step     LinkName = "step"     // 1 when x > 0, otherwise 0
-	Square   LinkName = "square"   // x|x|
-	Softplus LinkName = "softplus" // log1p(exp(x))
+	// SoftmaxPairs is a softmax whose sum is added up as NumPy does, by halves: scikit-learn's GradientBoosting.
+	SoftmaxPairs LinkName = "softmax_pairs"
+	// SoftmaxLog is exp(x - (max + log(sum))), with such a sum: the same up to scikit-learn 1.3.
+	SoftmaxLog LinkName = "softmax_log"
+	Exp        LinkName = "exp"      // exp(x)
+	Step       LinkName = "step"     // 1 when x > 0, otherwise 0
+	Square     LinkName = "square"   // x|x|
+	Softplus   LinkName = "softplus" // log1p(exp(x))
 	// Isolation is an isolation forest's decision function: -2^(-x/Scale) - Offset.
 	Isolation LinkName = "isolation"
 )

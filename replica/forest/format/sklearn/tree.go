@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
+	"github.com/coppice-mesh/coppice/replica/forest/link"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
@@ -281,7 +282,7 @@ func (im *importer) addLeaf(c columns, at visit, values *array) error {
 		}
 		switch im.leaves {
 		case counts:
-			total := sum(row)
+			total := link.Sum(row)
 			if total == 0 {
 				total = 1
 			}
@@ -290,7 +291,7 @@ func (im *importer) addLeaf(c columns, at visit, values *array) error {
 			}
 		case fractions:
 			if !isOne(row) {
-				return fmt.Errorf("%w: the fractions of its classes add up to %v", ErrMalformed, sum(row))
+				return fmt.Errorf("%w: the fractions of its classes add up to %v", ErrMalformed, link.Sum(row))
 			}
 		}
 	}

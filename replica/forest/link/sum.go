@@ -1,9 +1,9 @@
-package sklearn
+package link
 
-// sum adds the numbers in the order in which numpy's sum does along the last axis, on which the bits of
+// Sum adds the numbers in the order in which numpy's sum does along the last axis, on which the bits of
 // the result depend: one after the other below 8 numbers, in 8 interleaved sums up to 128, and by halves
 // beyond ("pairwise summation").
-func sum(a []float64) float64 {
+func Sum(a []float64) float64 {
 	const block = 128
 	n := len(a)
 	switch {
@@ -29,6 +29,6 @@ func sum(a []float64) float64 {
 	default:
 		half := n / 2
 		half -= half % 8
-		return sum(a[:half]) + sum(a[half:])
+		return Sum(a[:half]) + Sum(a[half:])
 	}
 }
