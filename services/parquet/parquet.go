@@ -1,10 +1,11 @@
 // Package parquet reads rows of numbers from Apache Parquet files, by the names of their columns and in bounded memory.
 //
-// The decoding is parquet-go's, which trusts what a file claims. So nothing reaches it unseen: the footer and the
-// headers of pages are walked first, and pages are unpacked and their runs counted within bounds (check.go).
+// The footer and the schema are decoded by parquet-go, once it is sure that they claim no more than they hold. Pages are
+// decoded here: parquet-go believes their runs and lengths, and gives other values for some that LZ4 packed.
 package parquet
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -54,10 +55,8 @@ type column struct {
 	leaf     *pq.Column
 	unsigned bool
 
-	pages  pq.Pages
-	page   pq.Page
-	values pq.ValueReader
-	some   []pq.Value // room
+	pages    *chunk // of the current row group
+	at, here int    // values that were taken of the current page, and those of them that are there
 }
 
 // Open reads the footer of a file. names are the columns to take, in this order; nil takes all of them but those in
@@ -69,7 +68,7 @@ func Open(file io.ReaderAt, size int64, names []string) (r *Reader, err error) {
 	defer recovered(&err)
 	f, err := pq.OpenFile(file, size, pq.SkipPageIndex(true), pq.SkipBloomFilters(true))
 	if err != nil {
-		return nil, damaged(err)
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	r = &Reader{file: file, size: size, pq: f}
 	have := map[string]*pq.Column{}
@@ -93,7 +92,7 @@ func Open(file io.ReaderAt, size int64, names []string) (r *Reader, err error) {
 		if leaf == nil {
 			return nil, fmt.Errorf("%w: %q; the columns are %s", ErrColumn, name, list(all))
 		}
-		c := &column{name: name, leaf: leaf, some: make([]pq.Value, 256)}
+		c := &column{name: name, leaf: leaf}
 		if why := c.refuse(); why != "" {
 			return nil, fmt.Errorf("%w: %q %s", ErrColumn, name, why)
 		}
@@ -143,7 +142,6 @@ func ReadRows[T float32 | float64](r *Reader, dst []T) (n int, err error) {
 	if len(dst) < columns {
 		return 0, fmt.Errorf("parquet: room for %d values, a row has %d", len(dst), columns)
 	}
-	defer recovered(&err)
 	for r.left == 0 {
 		if err := r.next(); err != nil {
 			return 0, err
@@ -151,7 +149,7 @@ func ReadRows[T float32 | float64](r *Reader, dst []T) (n int, err error) {
 	}
 	n = int(min(int64(len(dst)/columns), r.left))
 	for i, c := range r.columns {
-		if err := fill(c, dst[i:], columns, n); err != nil {
+		if err := fill(r, c, dst[i:], columns, n); err != nil {
 			return 0, fmt.Errorf("column %q: %w", c.name, err)
 		}
 	}
@@ -161,114 +159,92 @@ func ReadRows[T float32 | float64](r *Reader, dst []T) (n int, err error) {
 
 // next goes to the next row group.
 func (r *Reader) next() error {
-	r.Close()
-	groups := r.pq.RowGroups()
+	groups := r.pq.Metadata().RowGroups
 	if r.group == len(groups) {
 		return io.EOF
 	}
-	meta := &r.pq.Metadata().RowGroups[r.group]
-	chunks := groups[r.group].ColumnChunks()
-	memory := int64(0)
+	meta := &groups[r.group]
 	for _, c := range r.columns {
 		i := c.leaf.Index()
-		if i >= len(chunks) || i >= len(meta.Columns) {
+		if i >= len(meta.Columns) {
 			return fmt.Errorf("%w: row group %d lacks column %q", ErrFormat, r.group, c.name)
 		}
-		need, err := checkChunk(r.file, r.size, &meta.Columns[i], meta.NumRows, c.leaf.Optional())
-		if err != nil {
+		var err error
+		if c.pages, err = openChunk(r.file, r.size, &meta.Columns[i], meta.NumRows, c.leaf); err != nil {
 			return fmt.Errorf("row group %d, column %q: %w", r.group, c.name, err)
 		}
-		if memory += need; memory > maxGroupBytes {
-			return fmt.Errorf("%w: row group %d needs more than %d bytes for a page of each of %d columns; write smaller pages", ErrTooLarge, r.group, int64(maxGroupBytes), len(r.columns))
-		}
-		c.pages = chunks[i].Pages()
+		c.at, c.here = 0, 0
 	}
 	r.group++
 	r.left = meta.NumRows
 	return nil
 }
 
-// Close gives back what the current row group holds. It leaves the file open.
-func (r *Reader) Close() {
+// room is the memory that a page more may take.
+func (r *Reader) room() int64 {
+	n := int64(maxGroupBytes)
 	for _, c := range r.columns {
-		c.release()
-		if c.pages != nil {
-			_ = c.pages.Close() // only buffers
-			c.pages = nil
-		}
+		n -= c.pages.held()
 	}
-}
-
-func (c *column) release() {
-	if c.page != nil {
-		pq.Release(c.page)
-		c.page, c.values = nil, nil
-	}
+	return n
 }
 
 // fill reads n values to dst[0], dst[stride] and so on.
-func fill[T float32 | float64](c *column, dst []T, stride, n int) error {
+func fill[T float32 | float64](r *Reader, c *column, dst []T, stride, n int) error {
 	for at := 0; n > 0; {
-		if c.page == nil {
-			page, err := c.pages.ReadPage()
-			if errors.Is(err, io.EOF) {
-				return fmt.Errorf("%w: %d values are missing", ErrFormat, n)
+		p := c.pages
+		if c.at == p.values {
+			p.values, p.levels, p.data = 0, nil, nil
+			if err := p.next(r.room()); err != nil {
+				return err
 			}
-			if err != nil {
-				return damaged(err)
-			}
-			c.page, c.values = page, page.Values()
+			c.at, c.here = 0, 0
 		}
-		k, err := c.values.ReadValues(c.some[:min(len(c.some), n)])
-		for _, v := range c.some[:k] {
-			dst[at] = number[T](v, c.unsigned)
+		width := p.width()
+		for range min(n, p.values-c.at) {
+			if p.levels != nil && p.levels[c.at] == 0 {
+				dst[at] = T(math.NaN())
+			} else {
+				dst[at] = number[T](p.data[c.here*width:], p.kind, c.unsigned)
+				c.here++
+			}
+			c.at++
 			at += stride
-		}
-		n -= k
-		switch {
-		case errors.Is(err, io.EOF):
-			c.release()
-		case err != nil:
-			return damaged(err)
-		case k == 0:
-			return fmt.Errorf("%w: a page without values or an end", ErrFormat)
+			n--
 		}
 	}
 	return nil
 }
 
-func number[T float32 | float64](v pq.Value, unsigned bool) T {
-	switch {
-	case v.IsNull():
-		return T(math.NaN())
-	case v.Kind() == pq.Float:
-		return T(v.Float())
-	case v.Kind() == pq.Double:
-		return T(v.Double())
-	case v.Kind() == pq.Int32 && unsigned:
-		return T(v.Uint32())
-	case v.Kind() == pq.Int32:
-		return T(v.Int32())
-	case v.Kind() == pq.Int64 && unsigned:
-		return T(v.Uint64())
-	case v.Kind() == pq.Int64:
-		return T(v.Int64())
+// number rounds a little-endian value once.
+func number[T float32 | float64](b []byte, kind pq.Kind, unsigned bool) T {
+	switch kind {
+	case pq.Float:
+		return T(math.Float32frombits(binary.LittleEndian.Uint32(b)))
+	case pq.Double:
+		return T(math.Float64frombits(binary.LittleEndian.Uint64(b)))
+	case pq.Int32:
+		v := binary.LittleEndian.Uint32(b)
+		if unsigned {
+			return T(v)
+		}
+		return T(int32(v))
+	case pq.Int64:
+		v := binary.LittleEndian.Uint64(b)
+		if unsigned {
+			return T(v)
+		}
+		return T(int64(v))
 	}
-	if v.Boolean() {
-		return 1
-	}
-	return 0
+	return T(b[0]) // a boolean
 }
 
-// recovered makes a panic of the decoder, which takes some damaged files for impossible ones, an error.
+// recovered makes a panic of the decoder, which takes some damaged footers for impossible ones, an error.
 func recovered(err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("%w: %v", ErrFormat, p)
 	}
 }
-
-// damaged wraps an error of the decoder.
-func damaged(err error) error { return fmt.Errorf("%w: %w", ErrFormat, err) }
 
 // list shows the first names of a file.
 func list(names []string) string {

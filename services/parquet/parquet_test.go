@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/iotest"
 
 	pq "github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress"
@@ -108,7 +107,6 @@ func all[T float32 | float64](file []byte, names []string, room int) (rows []T, 
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
 	block := make([]T, room*len(r.Names))
 	for {
 		n, err := ReadRows(r, block)
@@ -227,34 +225,41 @@ func TestFlips(t *testing.T) {
 	}
 }
 
-// TestDisk: an error of the disk is told as it is.
+// TestDisk: an error of the disk is told as it is, wherever it comes.
 func TestDisk(t *testing.T) {
-	broken := errors.New("broken disk")
 	file := write(t, records(10))
-	if _, err := Open(failing{bytes.NewReader(file), broken, 0}, int64(len(file)), numbers); !errors.Is(err, broken) {
-		t.Error(err)
+	count := &failing{in: bytes.NewReader(file), left: math.MaxInt}
+	read := func(f *failing) error {
+		r, err := Open(f, int64(len(file)), numbers)
+		for err == nil {
+			_, err = ReadRows(r, make([]float32, len(numbers)))
+		}
+		return err
 	}
-	r, err := Open(failing{bytes.NewReader(file), broken, 5}, int64(len(file)), numbers)
-	for err == nil {
-		_, err = ReadRows(r, make([]float32, len(numbers)))
+	if err := read(count); !errors.Is(err, io.EOF) {
+		t.Fatal(err)
 	}
-	if !errors.Is(err, broken) {
-		t.Error(err)
+	for n := range math.MaxInt - count.left {
+		if err := read(&failing{in: bytes.NewReader(file), left: n}); !errors.Is(err, errDisk) {
+			t.Errorf("after %d reads: %v", n, err)
+		}
 	}
 }
 
-// failing reads nothing but what lies behind the head and in the footer.
+var errDisk = errors.New("broken disk")
+
+// failing can be read a few times.
 type failing struct {
 	in   *bytes.Reader
-	err  error
-	head int64
+	left int
 }
 
-func (f failing) ReadAt(b []byte, at int64) (int, error) {
-	if at < f.head || at > f.in.Size()-8000 {
-		return f.in.ReadAt(b, at)
+func (f *failing) ReadAt(b []byte, at int64) (int, error) {
+	if f.left == 0 {
+		return 0, errDisk
 	}
-	return iotest.ErrReader(f.err).Read(b)
+	f.left--
+	return f.in.ReadAt(b, at)
 }
 
 // TestBounds are files that claim more than they hold.
@@ -287,20 +292,44 @@ func TestBounds(t *testing.T) {
 	if err := checkSchema(append(flat, 0)); err != nil {
 		t.Errorf("two columns: %v", err)
 	}
-	p := &page{values: 8}
 	for _, b := range [][]byte{
-		{0x80, 0x80, 0x80, 0x80, 0x10, 1},       // a run of 2^31
+		{0x0e, 1},                               // a run of 7
 		{0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 1}, // 2^41 groups
 		{0x03},                                  // a group without its byte
 		{0x80},
 		{0x04},
 	} {
-		if err := p.runs(b, 1); !errors.Is(err, ErrFormat) {
+		if _, err := runs(b, 8, 1); !errors.Is(err, ErrFormat) {
 			t.Errorf("%x: %v", b, err)
 		}
 	}
-	if err := p.runs([]byte{0x03, 0xaa}, 1); err != nil {
-		t.Error(err)
+	for _, tt := range []struct {
+		b     []byte
+		width int
+		want  []uint32
+	}{
+		{[]byte{0x03, 0xaa}, 1, []uint32{0, 1, 0, 1, 0, 1, 0, 1}},
+		{[]byte{0x80, 0x80, 0x80, 0x80, 0x10, 1}, 1, []uint32{1, 1, 1, 1, 1, 1, 1, 1}}, // a run of 2^31, of which 8 are asked for
+		{[]byte{0x06, 5, 0x03, 0x88, 0xc6, 0xfa}, 3, []uint32{5, 5, 5, 0, 1, 2, 3, 4}},
+		{[]byte{0x10, 1, 2, 3}, 24, []uint32{0x030201, 0x030201, 0x030201, 0x030201, 0x030201, 0x030201, 0x030201, 0x030201}},
+		{[]byte{0x10}, 0, make([]uint32, 8)},
+	} {
+		if got, err := runs(tt.b, 8, tt.width); err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%x: %v, %v", tt.b, got, err)
+		}
+	}
+	for _, b := range [][]byte{
+		{}, {0x80, 1}, {0x80, 1, 4}, {0x80, 1, 4, 3}, {0x80, 1, 4, 2, 2, 0}, // cut off
+		{0x80, 1, 0, 2, 2}, {0, 4, 2, 2}, {0x80, 1, 3, 2, 2}, {0x81, 1, 4, 2, 2}, {0x80, 1, 4, 0xff, 0xff, 3, 2}, // what cannot be
+		{0x80, 1, 4, 2, 2, 0, 65, 0, 0, 0},
+	} {
+		if _, err := differences(b, 2, 8); !errors.Is(err, ErrFormat) {
+			t.Errorf("%x: %v", b, err)
+		}
+	}
+	// 1, and then 3 more: a width of 0.
+	if got, err := differences([]byte{0x80, 1, 4, 2, 2, 6, 0, 0, 0, 0}, 2, 4); err != nil || !bytes.Equal(got, []byte{1, 0, 0, 0, 4, 0, 0, 0}) {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 
