@@ -2,9 +2,11 @@ package sklearn
 
 import (
 	"fmt"
-	"math"
+	"slices"
 
 	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
+	"github.com/coppice-mesh/coppice/replica/forest/libm"
+	"github.com/coppice-mesh/coppice/replica/forest/link"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
@@ -42,7 +44,7 @@ func (r *reader) boosting(e *estimator) error {
 		widths:   []int{1},
 		in:       e.in,
 		budget:   4 * r.size,
-		value:    func(v float64, _ int64, _ int) float64 { return float64(rate * v) },
+		value:    func(l leaf) (float64, error) { return float64(rate * l.value), nil },
 	}
 	im.reserve(trees, r.size)
 	for i, t := range trees {
@@ -76,8 +78,10 @@ func (e *estimator) bases(loss any, outputs int) ([]float64, error) {
 			meta.Link = model.Link{Name: model.Sigmoid, Scale: 2}
 		case outputs == 1:
 			meta.Link = model.Link{Name: model.Sigmoid, Scale: 1}
+		case e.minor >= 4:
+			meta.Link.Name = model.SoftmaxPairs
 		default:
-			meta.Link.Name = model.Softmax
+			meta.Link.Name = model.SoftmaxLog
 		}
 		if e.minor >= 4 || exponential {
 			meta.ByMargin = model.NotNegative
@@ -89,7 +93,7 @@ func (e *estimator) bases(loss any, outputs int) ([]float64, error) {
 	}
 	o, ok := v.(*pickle.Object)
 	if !ok || o.Class.Module != "sklearn.dummy" {
-		return nil, fmt.Errorf("%w: init is %s; without init, and with \"zero\", it is read", ErrUnsupported, pickle.Describe(v))
+		return nil, fmt.Errorf("%w: init is %s; without init, with \"zero\" or with a Dummy estimator it is read", ErrUnsupported, pickle.Describe(v))
 	}
 	state, _ := o.State.(*pickle.Dict)
 	if !e.classifier() {
@@ -99,50 +103,98 @@ func (e *estimator) bases(loss any, outputs int) ([]float64, error) {
 		}
 		return base, err
 	}
-	if s, _ := state.Get("strategy"); s != "prior" {
-		return nil, fmt.Errorf("%w: init is a DummyClassifier of strategy %s; \"prior\" is read", ErrUnsupported, pickle.Describe(s))
+	p, err := dummyProba(state, len(meta.Classes))
+	if err != nil {
+		return nil, fmt.Errorf("init_: %w", err)
 	}
+	return initial(p, outputs, exponential, e.minor), nil
+}
+
+// dummyProba is what a DummyClassifier gives for every row.
+func dummyProba(state *pickle.Dict, classes int) ([]float64, error) {
 	priors, err := floatsOf(state, "class_prior_")
 	if err != nil {
 		return nil, err
 	}
-	if len(priors) != len(meta.Classes) {
-		return nil, fmt.Errorf("%w: init_ has %d priors for %d classes", ErrMalformed, len(priors), len(meta.Classes))
+	if len(priors) != classes {
+		return nil, fmt.Errorf("%w: %d priors for %d classes", ErrMalformed, len(priors), classes)
 	}
-	return margins(priors, outputs, exponential, e.minor >= 4), nil
+	p := make([]float64, classes)
+	strategy, _ := state.Get("strategy")
+	switch strategy {
+	case "prior":
+		return priors, nil
+	case "uniform":
+		for i := range p {
+			p[i] = 1 / float64(classes)
+		}
+		return p, nil
+	case "most_frequent":
+		best := 0
+		for i := range priors {
+			if priors[i] > priors[best] {
+				best = i
+			}
+		}
+		p[best] = 1
+		return p, nil
+	case "constant":
+		constant, err := floatOf(state, "constant")
+		if err != nil {
+			return nil, err
+		}
+		labels, err := floatsOf(state, "classes_") // the booster numbers its classes
+		if err != nil {
+			return nil, err
+		}
+		if i := slices.Index(labels, constant); i >= 0 && i < classes {
+			p[i] = 1
+			return p, nil
+		}
+		return nil, fmt.Errorf("%w: the constant %v is none of the classes %v", ErrMalformed, constant, labels)
+	}
+	return nil, fmt.Errorf("%w: a DummyClassifier of strategy %s; prior, most_frequent, uniform and constant are read", ErrUnsupported, pickle.Describe(strategy))
 }
 
-// margins are the inverse link of the classes' priors. From 1.4 on, several classes' are centred.
-func margins(priors []float64, outputs int, exponential, centred bool) []float64 {
-	const eps = 0x1p-23 // of float32
-	clipped := make([]float64, len(priors))
-	for i, p := range priors {
-		clipped[i] = min(max(p, eps), 1-eps)
+// initial are the margins of the probabilities p of the classes, in the steps of scikit-learn 1.minor.
+func initial(p []float64, outputs int, exponential bool, minor int) []float64 {
+	eps := 0x1p-23 // of float32, and of float64 from 1.8 on
+	if minor >= 8 {
+		eps = 0x1p-52
+	}
+	clipped := make([]float64, len(p))
+	for i, v := range p {
+		clipped[i] = min(max(v, eps), 1-eps)
 	}
 	if outputs == 1 {
-		p := clipped[len(clipped)-1]
-		v := math.Log(p / (1 - p))
+		v := logit(clipped[len(clipped)-1], minor >= 4)
 		if exponential {
 			v *= 0.5
 		}
 		return []float64{v}
 	}
 	out := make([]float64, outputs)
-	if !centred {
-		for i, p := range clipped {
-			out[i] = math.Log(p)
-		}
+	for i, v := range clipped {
+		out[i] = libm.Log(v)
+	}
+	if minor < 4 {
 		return out
 	}
-	mean := 0.0 // of the logarithms: scipy's gmean is exp of it
-	for _, p := range clipped {
-		mean += math.Log(p)
-	}
-	mean = math.Exp(mean / float64(len(clipped)))
-	for i, p := range clipped {
-		out[i] = math.Log(p / mean)
+	// "log(y_pred / gmean(y_pred))", and SciPy's gmean is exp of the mean of the logarithms.
+	mean := libm.Exp(link.Sum(out) / float64(outputs))
+	for i, v := range clipped {
+		out[i] = libm.Log(v / mean)
 	}
 	return out
+}
+
+// logit is the logarithm of p/(1-p). SciPy's takes another way near 1/2.
+func logit(p float64, scipy bool) float64 {
+	if scipy && p >= 0.3 && p <= 0.65 {
+		s := 2 * (p - 0.5)
+		return libm.Log1p(s) - libm.Log1p(-s)
+	}
+	return libm.Log(p / (1 - p))
 }
 
 // floatOf gives an attribute that is a number.
@@ -160,31 +212,37 @@ func floatOf(d *pickle.Dict, key string) (float64, error) {
 
 // parseFloat understands a finite number of Python's or of numpy's.
 func parseFloat(v any) (float64, error) {
-	x := math.NaN()
-	switch v := v.(type) {
-	case float64:
-		x = v
-	case int64:
-		x = float64(v)
-	case *pickle.Object:
-		t, b, err := parseScalar(v)
-		if err != nil {
-			return 0, err
-		}
-		switch {
-		case t.kind == 'f' && t.size >= 4:
-			x = t.float(b)
-		case t.kind == 'i' || t.kind == 'u':
-			x = float64(t.int(b))
-		}
+	x, err := number(v)
+	if err == nil && x-x != 0 {
+		err = fmt.Errorf("%w: expected a finite number, got %v", ErrMalformed, x)
 	}
-	if math.IsNaN(x) || math.IsInf(x, 0) {
-		return 0, fmt.Errorf("%w: expected a finite number, got %s", ErrMalformed, pickle.Describe(v))
-	}
-	return x, nil
+	return x, err
 }
 
-// floatsOf gives an attribute that is an array of float64, of whatever shape.
+// number understands a number of Python's or of numpy's.
+func number(v any) (float64, error) {
+	switch v := v.(type) {
+	case float64:
+		return v, nil
+	case int64:
+		return float64(v), nil
+	case *pickle.Object:
+		t, b, err := parseScalar(v)
+		switch {
+		case err != nil:
+			return 0, err
+		case t.kind == 'f' && t.size >= 4:
+			return t.float(b), nil
+		case t.kind == 'i':
+			return float64(t.int(b)), nil
+		case t.kind == 'u':
+			return float64(t.uint(b)), nil
+		}
+	}
+	return 0, fmt.Errorf("%w: expected a number, got %s", ErrMalformed, pickle.Describe(v))
+}
+
+// floatsOf gives an attribute that is an array of numbers, of whatever shape.
 func floatsOf(d *pickle.Dict, key string) ([]float64, error) {
 	a, err := arrayOf(d, key)
 	if err != nil {
@@ -194,12 +252,24 @@ func floatsOf(d *pickle.Dict, key string) ([]float64, error) {
 }
 
 func floats(a *array, key string) ([]float64, error) {
-	if a.dtype.kind != 'f' || a.dtype.size < 4 {
-		return nil, fmt.Errorf("%w: %s is an array of %s, expected floats", ErrMalformed, key, a.dtype)
-	}
 	out := make([]float64, a.count)
 	for i := range out {
-		out[i] = a.dtype.float(a.item(i))
+		switch k := a.dtype.kind; {
+		case k == 'f' && a.dtype.size >= 4:
+			out[i] = a.dtype.float(a.item(i))
+		case k == 'i':
+			out[i] = float64(a.dtype.int(a.item(i)))
+		case k == 'u':
+			out[i] = float64(a.dtype.uint(a.item(i)))
+		case k == 'O':
+			v, err := number(a.objects[i])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", key, err)
+			}
+			out[i] = v
+		default:
+			return nil, fmt.Errorf("%w: %s is an array of %s, expected numbers", ErrMalformed, key, a.dtype)
+		}
 	}
 	return out, nil
 }

@@ -2,9 +2,9 @@ package sklearn
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
+	"github.com/coppice-mesh/coppice/replica/forest/libm"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
@@ -29,9 +29,21 @@ func (r *reader) isolation(e *estimator) error {
 	if err != nil {
 		return err
 	}
+	lengths, err := lengthsOf(e.state, len(trees))
+	if err != nil {
+		return err
+	}
 	im := r.importer(e, trees)
-	im.value = func(_ float64, samples int64, path int) float64 { return float64(path) + pathLength(samples) - 1 }
 	for i, t := range trees {
+		im.value = func(l leaf) (float64, error) { return float64(l.path) + pathLength(l.samples) - 1, nil }
+		if lengths != nil {
+			im.value = func(l leaf) (float64, error) {
+				if l.id >= len(lengths[i]) {
+					return 0, fmt.Errorf("%w: there are average path lengths of %d nodes", ErrMalformed, len(lengths[i]))
+				}
+				return float64(l.path) + lengths[i][l.id] - 1, nil
+			}
+		}
 		im.features = e.m.Meta.Features
 		if subsets != nil {
 			im.subset, im.features = subsets[i], len(subsets[i])
@@ -49,6 +61,39 @@ func (r *reader) isolation(e *estimator) error {
 	// "ensure_all_finite=False" came with the support of missing values.
 	meta.Missing, meta.Infinite = e.minor >= 6, e.minor >= 6
 	return nil
+}
+
+// lengthsOf gives pathLength of each tree's nodes, as NumPy worked it out at training: since 1.3 it is kept. Its logarithm
+// depends on NumPy's version and on the processor.
+func lengthsOf(state *pickle.Dict, trees int) ([][]float64, error) {
+	const key = "_average_path_length_per_tree"
+	v, ok := state.Get(key)
+	if !ok {
+		return nil, nil
+	}
+	t, ok := v.(pickle.Tuple)
+	if !ok || len(t) != trees {
+		return nil, fmt.Errorf("%w: %s is %s, for %d trees", ErrMalformed, key, pickle.Describe(v), trees)
+	}
+	out := make([][]float64, trees)
+	for i, v := range t {
+		a, err := parseArray(v)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		if a.dtype.kind != 'f' {
+			return nil, fmt.Errorf("%w: %s of tree %d is an array of %s", ErrMalformed, key, i, a.dtype)
+		}
+		if out[i], err = floats(a, key); err != nil {
+			return nil, err
+		}
+		for _, x := range out[i] {
+			if x-x != 0 {
+				return nil, fmt.Errorf("%w: %s of tree %d has %v", ErrMalformed, key, i, x)
+			}
+		}
+	}
+	return out, nil
 }
 
 // subsetsOf gives the features that each tree was grown on, nil when all saw all in their order.
@@ -91,5 +136,5 @@ func pathLength(n int64) float64 {
 	}
 	const euler = 0.57721566490153286060651209008240243104215933593992
 	m := float64(n) - 1
-	return float64(2*(math.Log(m)+euler)) - float64(2*m)/float64(n)
+	return float64(2*(libm.Log(m)+euler)) - float64(2*m)/float64(n)
 }

@@ -32,9 +32,8 @@ type importer struct {
 	leaves   leafKind
 	in       *inputs // what becomes of a row before the trees see it
 	subset   []int   // features of the tree that comes, among those of the forest; nil: all of them
-	// value makes what a leaf of one value adds to the sum: of the node's value, its samples, and the nodes on the
-	// path to it. Nil: the value.
-	value func(v float64, samples int64, path int) float64
+	// value makes what a leaf of one value adds to the sum. Nil: its value.
+	value func(l leaf) (float64, error)
 	// budget is what the arrays of all trees may still take, in bytes. Objects of a pickle may be referred
 	// to many times, and a small file could mean the same large tree a million times over.
 	budget int64
@@ -42,6 +41,13 @@ type importer struct {
 	visited []uint64 // a bit a node
 	stack   []visit  // nodes still to visit, the next one last
 	leaf    []float64
+}
+
+// leaf is what is known of a leaf.
+type leaf struct {
+	visit
+	value   float64
+	samples int64
 }
 
 // visit is a node and the number of nodes on the path to it, with it.
@@ -300,7 +306,10 @@ func (im *importer) addLeaf(c columns, at visit, values *array) error {
 		if c.samples.data != nil {
 			samples = c.samples.int(at.id)
 		}
-		im.leaf[0] = im.value(im.leaf[0], samples, at.path)
+		var err error
+		if im.leaf[0], err = im.value(leaf{at, im.leaf[0], samples}); err != nil {
+			return err
+		}
 	}
 	if err := im.b.Leaf(im.leaf...); err != nil {
 		return err
