@@ -63,7 +63,7 @@ func convertCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&out, "out", "", ".coppice `FILE` to write")
-	f.StringVar(&golden, "golden", "", "`FILE` of rows, .npy or .csv, of which the first 64 are kept with what they give")
+	f.StringVar(&golden, "golden", "", "`FILE` of rows, .npy, .csv or .parquet, of which the first 64 are kept with what they give")
 	f.BoolVar(&js, "json", false, "print JSON")
 	return cmd
 }

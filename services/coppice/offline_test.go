@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	pq "github.com/parquet-go/parquet-go"
+
 	"github.com/coppice-mesh/coppice/replica/forest"
 	"github.com/coppice-mesh/coppice/replica/forest/npy"
 )
@@ -174,6 +176,52 @@ func toFortran(rows []float64, columns int) []byte {
 	return b
 }
 
+// toParquet makes a file with a column for each feature, of which those without a value are null.
+func toParquet(t *testing.T, rows []float64, columns int, names []string) []byte {
+	t.Helper()
+	group := pq.Group{}
+	name := func(c int) string {
+		if names == nil {
+			return fmt.Sprintf("c%06d", c) // the writer sorts them
+		}
+		return names[c]
+	}
+	for c := range columns {
+		group[name(c)] = pq.Optional(pq.Leaf(pq.DoubleType))
+	}
+	if names != nil {
+		group["remark"] = pq.String()
+	}
+	schema := pq.NewSchema("rows", group)
+	place := map[string]int{}
+	for i, path := range schema.Columns() {
+		place[path[0]] = i
+	}
+	var b bytes.Buffer
+	w := pq.NewWriter(&b, schema, pq.Compression(&pq.Snappy), pq.MaxRowsPerRowGroup(200))
+	for r := range len(rows) / columns {
+		row := make(pq.Row, len(place))
+		for c, v := range rows[r*columns:][:columns] {
+			at := place[name(c)]
+			if v == v {
+				row[at] = pq.DoubleValue(v).Level(0, 1, at)
+			} else {
+				row[at] = pq.NullValue().Level(0, 0, at)
+			}
+		}
+		if at, ok := place["remark"]; ok && names != nil {
+			row[at] = pq.ByteArrayValue([]byte("x")).Level(0, 0, at)
+		}
+		if _, err := w.WriteRows([]pq.Row{row}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // TestPredict sees the files that NumPy wrote come out byte by byte, from rows in every form.
 func TestPredict(t *testing.T) {
 	for name, model := range goldenModels(t) {
@@ -189,6 +237,7 @@ func TestPredict(t *testing.T) {
 				"numpy":   x,
 				"csv":     write(t, filepath.Join(dir, "X.csv"), toCSV(rows, columns, m.Info().Names)),
 				"fortran": write(t, filepath.Join(dir, "F.npy"), toFortran(rows, columns)),
+				"parquet": write(t, filepath.Join(dir, "X.parquet"), toParquet(t, rows, columns, m.Info().Names)),
 			}
 			for want, args := range answers(t, model) {
 				for form, input := range inputs {
@@ -344,7 +393,9 @@ func TestOfflineErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	missingColumn := strings.Join(m.Info().Names[1:], ",") + "\n"
-	predict := func(args ...string) []string { return append([]string{"predict", "--model", model, "--out", out}, args...) }
+	predict := func(args ...string) []string {
+		return append([]string{"predict", "--model", model, "--out", out}, args...)
+	}
 	for _, tt := range []struct {
 		args []string
 		code int
@@ -361,6 +412,7 @@ func TestOfflineErrors(t *testing.T) {
 		{predict("--input", file("bad.csv", "a,b\n1,x\n")), exitFailed, "it has 2 columns, the model has 30 features"},
 		{predict("--input", file("cut.npy", string(read(t, x)[:1000]))), exitFailed, "it ends after"},
 		{predict("--input", file("wide.npy", header(t, "f4", 1, 1<<30))), exitFailed, "it has 1073741824 columns"},
+		{predict("--input", file("bad.parquet", "PAR1 and PAR1")), exitFailed, "bad.parquet: not a valid Parquet file"},
 		{predict("--input", file("text.npy", header(t, "U3", 1, 30))), exitFailed, "elements are U3, numbers are needed"},
 		{[]string{"predict", "--model", named, "--input", file("part.csv", missingColumn), "--out", out}, exitFailed, "no such column"},
 		{[]string{"predict", "--model", model, "--input", linked, "--out", filepath.Join(dir, "copy.npy")}, exitUsage, "name another file"},

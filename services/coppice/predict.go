@@ -23,7 +23,7 @@ func predictCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "predict",
 		Short: "Predict offline, with the engine of the replicas",
-		Long: "Predict the rows of a .npy or .csv file and write a .npy file, in the type and shape in which the\n" +
+		Long: "Predict the rows of a .npy, .csv or .parquet file and write a .npy file, in the type and shape in which the\n" +
 			"library that trained the model gives the output:\n\n" +
 			"  predict            what the library's predict gives: labels, values, or a booster's probabilities\n" +
 			"  margin             what the trees add up to, before the link function\n" +
@@ -64,7 +64,7 @@ func predictCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&path, "model", "", "model `FILE`, of any format that Coppice reads")
-	f.StringVar(&input, "input", "", "`FILE` of rows, .npy or .csv")
+	f.StringVar(&input, "input", "", "`FILE` of rows, .npy, .csv or .parquet")
 	f.StringVar(&output, "output", "predict", "`KIND` of output: predict, margin, proba, leaf, ...")
 	f.StringVar(&out, "out", "", ".npy `FILE` to write")
 	f.StringVar(&iterations, "iterations", "", "boosting rounds `FIRST:LAST` to use, without LAST (default all)")

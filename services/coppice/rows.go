@@ -15,6 +15,7 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest"
 	"github.com/coppice-mesh/coppice/replica/forest/npy"
 	csv "github.com/coppice-mesh/coppice/replica/forest/table"
+	"github.com/coppice-mesh/coppice/services/parquet"
 )
 
 // rowReader gives the rows of a file, in blocks.
@@ -32,8 +33,9 @@ type rowReader[T npy.Float] struct {
 
 func (in *rowReader[T]) Close() error { return in.file.Close() }
 
-// openRows opens a .npy or .csv file, whose rows are read as they are asked for. features is the number of columns that
-// are needed, 0 for any. names, if any, are the columns to take from a CSV file.
+// openRows opens a .npy, .csv or .parquet file, whichever it is by its content, whose rows are read as they are asked
+// for. features is the number of columns that are needed, 0 for any. names, if any, are the columns to take from a
+// file whose columns have names.
 func openRows[T npy.Float](path string, features int, names []string) (*rowReader[T], error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -41,14 +43,18 @@ func openRows[T npy.Float](path string, features int, names []string) (*rowReade
 	}
 	in := &rowReader[T]{file: f}
 	r := bufio.NewReaderSize(f, 1<<16)
-	if head, _ := r.Peek(1); len(head) > 0 && head[0] == 0x93 {
+	head, _ := r.Peek(len(parquet.Magic))
+	switch {
+	case string(head) == parquet.Magic:
+		err = in.openParquet(names)
+	case len(head) > 0 && head[0] == 0x93:
 		// The file itself can be read at any place, as Fortran order needs it; a pipe cannot be wound back.
 		if _, serr := f.Seek(0, io.SeekStart); serr == nil {
 			err = in.openNPY(f)
 		} else {
 			err = in.openNPY(r)
 		}
-	} else {
+	default:
 		err = in.openCSV(r, names)
 	}
 	if err == nil && features > 0 && in.columns != features {
@@ -104,9 +110,12 @@ func (in *rowReader[T]) openNPY(r io.Reader) error {
 		return fmt.Errorf("%w: elements are %s, numbers are needed", npy.ErrType, a.Type)
 	}
 	in.read = func(dst []T) (int, error) { return npy.ReadRows(a, dst) }
-	in.fraction = func(done int) float64 { return float64(done) / float64(max(in.rows, 1)) }
+	in.fraction = in.share
 	return nil
 }
+
+// share is the fraction of the rows of a file that tells their number.
+func (in *rowReader[T]) share(done int) float64 { return float64(done) / float64(max(in.rows, 1)) }
 
 func (in *rowReader[T]) openCSV(r io.Reader, names []string) error {
 	text := &counted{r: r}
@@ -124,6 +133,24 @@ func (in *rowReader[T]) openCSV(r io.Reader, names []string) error {
 		}
 		return float64(text.n) / float64(file.Size())
 	}
+	return nil
+}
+
+func (in *rowReader[T]) openParquet(names []string) error {
+	info, err := in.file.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("a Parquet file is read from its end, which a pipe has not yet")
+	}
+	p, err := parquet.Open(in.file, info.Size(), names)
+	if err != nil {
+		return err
+	}
+	in.rows, in.columns = p.NumRows(), len(p.Names)
+	in.read = func(dst []T) (int, error) { return parquet.ReadRows(p, dst) }
+	in.fraction = in.share
 	return nil
 }
 

@@ -65,7 +65,7 @@ func verifyCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&input, "input", "", "`FILE` of rows, .npy or .csv")
+	f.StringVar(&input, "input", "", "`FILE` of rows, .npy, .csv or .parquet")
 	f.StringVar(&against, "against", "", ".npy `FILE` of what the library answered")
 	f.StringVar(&output, "output", "", "`KIND` of output (default by the name of the file)")
 	f.StringVar(&iterations, "iterations", "", "boosting rounds `FIRST:LAST` to use, without LAST (default all)")
