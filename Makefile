@@ -33,6 +33,16 @@ bench: ## benchmarks, each beside its reference
 	go test -tags $(TAGS) -run '^$$' -bench . -benchtime 1s ./replica/forest/engine ./replica/forest/model ./replica/forest/train ./telemetry/latency ./proto/frame
 	go test -tags '$(TAGS) bench' -count=1 -v -timeout 20m ./services/e2e/bench
 
+# Cases beyond those of the repository: make exact FIXTURES=DIR
+FIXTURES ?= $(wildcard ../shared/fixtures)
+EXACT    := -count=1 -tags '$(TAGS) exact' -v ./services/e2e/exact $(if $(FIXTURES),-fixtures $(abspath $(FIXTURES)))
+
+.PHONY: exact
+exact: ## compare every output with what the models' libraries gave, bit by bit; also built for AVX2 and, where qemu-aarch64 is, for arm64
+	go test $(EXACT)
+	@if grep -qs ' avx2 ' /proc/cpuinfo; then set -x; GOAMD64=v3 go test $(EXACT) -brief; fi
+	@if command -v qemu-aarch64 >/dev/null; then set -x; CGO_ENABLED=0 GOARCH=arm64 go test -exec qemu-aarch64 $(EXACT) -brief; fi
+
 .PHONY: campaign
 campaign: ## kill and drain parts of a mesh at half of its capacity and compare every answer; COPPICE_SEED=N
 	go test -tags '$(TAGS) campaign' -count=1 -v -timeout 20m ./services/e2e/campaign

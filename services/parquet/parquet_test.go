@@ -207,18 +207,17 @@ func TestFlips(t *testing.T) {
 			file := write(t, in, pq.Compression(codec), pq.DataPageVersion(version))
 			var before, after runtime.MemStats
 			for i := range file {
-				for _, flip := range []byte{1, 0x80, 0xff} {
-					b := slices.Clone(file)
-					b[i] ^= flip
-					runtime.ReadMemStats(&before)
-					_, err := all[float32](b, numbers, 100)
-					runtime.ReadMemStats(&after)
-					if err != nil && !errors.Is(err, ErrFormat) && !errors.Is(err, ErrColumn) && !errors.Is(err, ErrTooLarge) {
-						t.Fatalf("%v, version %d, byte %d: %v", codec, version, i, err)
-					}
-					if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
-						t.Fatalf("%v, version %d, byte %d, flip %#x: %d bytes were allocated, %v", codec, version, i, flip, n, err)
-					}
+				flip := [...]byte{1, 0x80, 0xff}[i%3]
+				b := slices.Clone(file)
+				b[i] ^= flip
+				runtime.ReadMemStats(&before)
+				_, err := all[float32](b, numbers, 100)
+				runtime.ReadMemStats(&after)
+				if err != nil && !errors.Is(err, ErrFormat) && !errors.Is(err, ErrColumn) && !errors.Is(err, ErrTooLarge) {
+					t.Fatalf("%v, version %d, byte %d: %v", codec, version, i, err)
+				}
+				if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
+					t.Fatalf("%v, version %d, byte %d, flip %#x: %d bytes were allocated, %v", codec, version, i, flip, n, err)
 				}
 			}
 		}
