@@ -24,8 +24,8 @@ func convertCommand() *cobra.Command {
 		Short: "Convert a model file to .coppice",
 		Long: "Read a model file of any format that Coppice knows, write it as a .coppice file, and say what was read and\n" +
 			"what was not. Nothing in the file is executed. With --golden, the first 64 rows of a file and the margins that\n" +
-			"the reference kernel gives for them are kept in the model; " +
-			"whoever opens it checks them: the file then proves on any machine that it answers as it did on this one.",
+			"the reference kernel gives for them are kept in the model. Whoever opens it checks them: the file then proves\n" +
+			"on any machine that it answers as it did on this one.",
 		Example: "  coppice convert booster.json --out booster.coppice\n  coppice convert rf.joblib --out rf.coppice --golden X.npy",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -30,7 +30,9 @@ func predictCommand() *cobra.Command {
 			"  proba              a classifier's probabilities; proba_0, proba_1, ... for several targets\n" +
 			"  decision_function, score_samples   as scikit-learn has them\n" +
 			"  leaf               the leaf of every tree\n\n" +
-			"'coppice inspect' lists which of them a model has.",
+			"'coppice inspect' lists which of them a model has. Columns of .csv and .parquet files are found by the names of\n" +
+			"the model's features, if it has names, and otherwise taken in their order; what is empty or null is missing.\n" +
+			"Rows are read in blocks: a file may be larger than memory.",
 		Example: "  coppice predict --model rf.joblib --input X.npy --output proba --out P.npy\n" +
 			"  coppice predict --model booster.json --input X.npy --iterations 0:17 --out P.npy\n" +
 			"  coppice predict --model m.coppice --input rows.csv --out labels.npy",

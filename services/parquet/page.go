@@ -11,6 +11,9 @@ import (
 	"github.com/parquet-go/parquet-go/format"
 )
 
+// plainDictionary is how old writers say Plain of a dictionary and RLEDictionary of a page.
+const plainDictionary = format.Encoding(2)
+
 // chunk reads the pages of a column in a row group.
 type chunk struct {
 	file     io.ReaderAt
@@ -179,7 +182,7 @@ func (c *chunk) decode(p *page, body []byte) error {
 	}
 	n := int(p.values)
 	if p.kind == format.DictionaryPage {
-		if c.have || (p.encoding != format.Plain && p.encoding != format.PlainDictionary) {
+		if c.have || (p.encoding != format.Plain && p.encoding != plainDictionary) {
 			return fmt.Errorf("%w: a second dictionary, or one in %v", ErrFormat, p.encoding)
 		}
 		c.have = true
@@ -218,7 +221,7 @@ func (c *chunk) decodeValues(data []byte, n int, encoding format.Encoding) ([]by
 	switch {
 	case encoding == format.Plain:
 		return plain(data, n, c.kind, width)
-	case encoding == format.PlainDictionary || encoding == format.RLEDictionary:
+	case encoding == plainDictionary || encoding == format.RLEDictionary:
 		if n == 0 {
 			return nil, nil
 		}

@@ -125,7 +125,7 @@ func all[T float32 | float64](file []byte, names []string, room int) (rows []T, 
 
 // same takes any NaN for any other.
 func same[T float32 | float64](a, b []T) bool {
-	return slices.EqualFunc(a, b, func(x, y T) bool { return x == y || (x != x && y != y) })
+	return slices.EqualFunc(a, b, func(x, y T) bool { return x == y || (math.IsNaN(float64(x)) && math.IsNaN(float64(y))) })
 }
 
 // TestReadRows reads all types from files of every codec and version, with several pages and row groups.
