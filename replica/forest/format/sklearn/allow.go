@@ -55,6 +55,19 @@ var allowed = map[string]bool{
 	"functools.partial": true,
 	"builtins.slice":    true,
 	"builtins.object":   true,
+	"builtins.float":    true,
+	"builtins.int":      true,
+	"builtins.bool":     true,
+	"builtins.str":      true,
+
+	// The same in the protocols of Python 2.
+	"__builtin__.slice":   true,
+	"__builtin__.object":  true,
+	"__builtin__.float":   true,
+	"__builtin__.int":     true,
+	"__builtin__.long":    true,
+	"__builtin__.bool":    true,
+	"__builtin__.unicode": true,
 }
 
 // reads says what this package reads, at the end of errors about what it does not.

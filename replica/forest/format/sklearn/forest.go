@@ -125,7 +125,7 @@ func (r *reader) tree(e *estimator) error {
 
 // trees reads trees that are averaged. since is the version from which on they may take missing values.
 func (r *reader) trees(e *estimator, trees []*pickle.Dict, since int) error {
-	e.m.Meta.Missing = takesMissing(trees[0], e.minor, since)
+	e.m.Meta.Missing = e.minor >= since && e.takesMissing(trees[0])
 	im := r.importer(e, trees)
 	if e.classifier() {
 		im.leaves = leavesOf(e.m.Meta.Source.Version, e.minor)
@@ -328,24 +328,27 @@ func leavesOf(version string, minor int) leafKind {
 	return fractions
 }
 
-// takesMissing tells whether predict takes NaN, as scikit-learn decides it from the first
-// tree: trees do since 1.3 and forests since 1.4, with most criteria, those with random splits since 1.6; since 1.9 with
-// all of them and with monotonic constraints too.
-func takesMissing(tree *pickle.Dict, minor, since int) bool {
-	if minor < since {
+// takesMissing tells whether predict takes NaN, as scikit-learn decides it from the first tree, where trees do at all:
+// those of random splits do since 1.6, and all criteria and monotonic constraints are fine since 1.9.
+func (e *estimator) takesMissing(tree *pickle.Dict) bool {
+	splitter, _ := tree.Get("splitter")
+	extra := strings.HasPrefix(e.m.Meta.Source.Kind, "Extra")
+	switch {
+	case e.minor < 6:
+		if splitter != "best" {
+			return false
+		}
+	case extra && splitter != "random":
 		return false
 	}
-	if minor >= 9 {
+	if e.minor >= 9 {
 		return true
 	}
 	if v, _ := tree.Get("monotonic_cst"); v != nil {
 		return false
 	}
-	if v, _ := tree.Get("splitter"); v != "best" && (v != "random" || minor < 6) {
-		return false
-	}
-	v, _ := tree.Get("criterion")
-	switch v {
+	criterion, _ := tree.Get("criterion")
+	switch criterion {
 	case "gini", "log_loss", "entropy", "squared_error", "friedman_mse", "poisson":
 		return true
 	}

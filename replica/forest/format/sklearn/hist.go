@@ -66,6 +66,9 @@ func (e *estimator) histLink(outputs int) error {
 	meta := &e.m.Meta
 	loss, _ := e.state.Get("loss")
 	if e.classifier() {
+		if e.minor >= 4 {
+			meta.ByMargin = model.Positive
+		}
 		if outputs == 1 {
 			meta.Link = model.Link{Name: model.Sigmoid, Scale: 1}
 		} else {
@@ -155,8 +158,15 @@ func (im *histImporter) readCategories() error {
 	if len(categorical) == 0 {
 		return nil
 	}
-	if im.in != nil {
-		return fmt.Errorf("%w: categorical features behind steps of a pipeline", ErrUnsupported)
+	for _, f := range categorical {
+		if im.in != nil && im.in.columns[f].changes {
+			return fmt.Errorf("%w: the categories of %s are scaled by steps of the pipeline", ErrUnsupported, im.feature(f))
+		}
+	}
+	if im.minor < 4 {
+		im.m.Meta.Lost = append(im.m.Meta.Lost, "that categories from 256 on are taken modulo 256")
+	} else if im.minor >= 9 {
+		im.m.Meta.Lost = append(im.m.Meta.Lost, "the refusal of infinite categories")
 	}
 	prep, _ := im.state.Get("_preprocessor")
 	if prep == nil {
@@ -181,10 +191,18 @@ func (im *histImporter) readCategories() error {
 	for i, list := range lists {
 		at[i] = i
 		if im.values[i], err = categoryValues(list); err != nil {
-			return fmt.Errorf("feature %d: %w", categorical[i], err)
+			return fmt.Errorf("%s: %w", im.feature(categorical[i]), err)
 		}
 	}
 	return im.readKnown(at)
+}
+
+// feature calls a feature by its number, and by its name if it has one.
+func (im *histImporter) feature(f int) string {
+	if im.m.Meta.Names == nil {
+		return fmt.Sprintf("feature %d", f)
+	}
+	return fmt.Sprintf("feature %d, %q", f, im.m.Meta.Names[f])
 }
 
 // readKnown reads which codes training knew, for the features at these places of the trees' features.
@@ -399,9 +417,14 @@ func (im *histImporter) addSplit(h *histNodes, id int) error {
 // addSet adds a split that sends the categories of the set left, the others that training knew right, and what it did not
 // know where missing values go. So the set that is kept has those which go to the other side.
 func (im *histImporter) addSet(feature int, inLeft func(code int) bool, missingLeft bool) error {
-	var flags model.Flags
+	var flags, missing model.Flags
 	if missingLeft {
-		flags = model.MissingLeft | model.SetRight
+		flags, missing = model.SetRight, model.MissingLeft
+	}
+	source, filled := im.original[feature], math.NaN()
+	if im.in != nil {
+		c := &im.in.columns[source]
+		source, filled = c.source, c.image(math.NaN())
 	}
 	var words []uint32
 	for code, value := range im.values[feature] {
@@ -413,8 +436,19 @@ func (im *histImporter) addSet(feature int, inLeft func(code int) bool, missingL
 			words = append(words, make([]uint32, short)...)
 		}
 		words[c/32] |= 1 << (c % 32)
+		if value == im.category(filled) { // NaN is imputed by a category that goes to the other side
+			missing ^= model.MissingLeft
+		}
 	}
-	return im.b.SplitSet(im.original[feature], words, flags)
+	return im.b.SplitSet(source, words, flags|missing)
+}
+
+// category is the category that a number stands for.
+func (im *histImporter) category(x float64) float64 {
+	if im.how == model.Floor {
+		return math.Floor(x)
+	}
+	return x
 }
 
 // columnOf gives a field of all nodes.

@@ -3,6 +3,7 @@ package sklearn
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/coppice-mesh/coppice/replica/forest/format/pickle"
@@ -20,8 +21,10 @@ type inputs struct {
 // chain makes a feature of the trees out of one value of the row, by functions that never fall and that are of float64,
 // like the steps that they stand for.
 type chain struct {
-	source int
-	apply  []func(float64) float64
+	source  int
+	apply   []func(float64) float64
+	changes bool // another number, not only NaN
+	checks  bool // a step refuses infinity
 }
 
 // image is what becomes of a value.
@@ -111,36 +114,53 @@ func (in *inputs) describe(m *model.Model) error {
 	if in == nil {
 		return nil
 	}
-	m.Meta.Features, m.Meta.Names = in.features, in.names
-	m.Meta.Source.Kind = "Pipeline of " + strings.Join(append(in.steps, m.Meta.Source.Kind), ", ")
-	m.Meta.Infinite = false // scalers and imputers refuse it
+	meta := &m.Meta
+	meta.Features, meta.Names = in.features, in.names
+	meta.Source.Kind = "Pipeline of " + strings.Join(append(in.steps, meta.Source.Kind), ", ")
+	meta.Lost = append(meta.Lost, "the steps of the pipeline, which are folded into the thresholds")
+	imputed, plain := false, false
+	used := make([]bool, in.features)
 	for i := range in.columns {
-		if !math.IsNaN(in.columns[i].image(math.NaN())) {
-			m.Meta.Missing = true
+		c := &in.columns[i]
+		used[c.source] = true
+		if math.IsNaN(c.image(math.NaN())) {
+			plain = true
+		} else {
+			imputed = true
+		}
+		if c.checks {
+			meta.Infinite = false
 		}
 	}
-	m.Meta.Lost = append(m.Meta.Lost, "the steps of the pipeline, which are folded into the thresholds")
+	if imputed && plain && !meta.Missing {
+		meta.Lost = append(meta.Lost, "the refusal of NaN in features that are not imputed")
+	}
+	meta.Missing = meta.Missing || imputed
+	if slices.Contains(used, false) && !(meta.Missing && meta.Infinite) {
+		meta.Lost = append(meta.Lost, "that features which the pipeline drops may hold anything")
+	}
 	return nil
 }
 
 // pipeline reads steps that make each feature of one value, before an estimator.
 func (r *reader) pipeline(o *pickle.Object) (*model.Model, error) {
-	steps, err := stepsOf(o)
+	steps, err := stepsOf(o, "")
 	if err != nil {
 		return nil, err
 	}
 	last := steps[len(steps)-1]
 	var in *inputs
+	f := &folder{}
 	for _, s := range steps[:len(steps)-1] {
 		if s.object == nil { // "passthrough"
 			continue
 		}
 		if in == nil {
-			if in, err = newInputs(s.object); err != nil {
+			if in, err = newInputs(s.object, r.size); err != nil {
 				return nil, fmt.Errorf("step %q: %w", s.name, err)
 			}
 		}
-		if in.columns, err = transform(s.object, in.columns, in.names); err != nil {
+		if in.columns, err = f.transform(s.object, in.columns); err != nil {
 			return nil, fmt.Errorf("step %q: %w", s.name, err)
 		}
 		in.steps = append(in.steps, s.object.Class.Name)
@@ -161,7 +181,12 @@ type step struct {
 	object *pickle.Object
 }
 
-func stepsOf(o *pickle.Object) ([]step, error) {
+// stepsOf gives the steps of a pipeline, and in the place of a pipeline in it that one's.
+func stepsOf(o *pickle.Object, prefix string) ([]step, error) {
+	const deep = 8
+	if strings.Count(prefix, ".") > deep {
+		return nil, fmt.Errorf("%w: pipelines in pipelines, more than %d", ErrUnsupported, deep)
+	}
 	state, _ := o.State.(*pickle.Dict)
 	v, _ := state.Get("steps")
 	l, ok := v.(*pickle.List)
@@ -174,24 +199,39 @@ func stepsOf(o *pickle.Object) ([]step, error) {
 		if !ok || len(t) != 2 {
 			return nil, fmt.Errorf("%w: step %d of the pipeline is %s", ErrMalformed, i, pickle.Describe(v))
 		}
-		s := step{}
-		if s.name, ok = t[0].(string); !ok {
+		name, ok := t[0].(string)
+		if !ok {
 			return nil, fmt.Errorf("%w: the name of step %d is %s", ErrMalformed, i, pickle.Describe(t[0]))
 		}
+		s := step{name: prefix + name}
 		if s.object, ok = t[1].(*pickle.Object); !ok && t[1] != nil && t[1] != "passthrough" {
 			return nil, fmt.Errorf("%w: step %q is %s", ErrUnsupported, s.name, pickle.Describe(t[1]))
 		}
-		out = append(out, s)
+		if s.object == nil || s.object.Class.String() != pipelineName {
+			out = append(out, s)
+			continue
+		}
+		inner, err := stepsOf(s.object, s.name+".")
+		if err != nil {
+			return nil, err
+		}
+		if out = append(out, inner...); len(out) > maxSteps {
+			return nil, fmt.Errorf("%w: a pipeline of more than %d steps", ErrUnsupported, maxSteps)
+		}
 	}
 	return out, nil
 }
 
-// newInputs are the features of the row, as the first step knows them.
-func newInputs(o *pickle.Object) (*inputs, error) {
+// newInputs are the features of the row, as the first step of a file of size bytes knows them.
+func newInputs(o *pickle.Object, size int64) (*inputs, error) {
 	state, _ := o.State.(*pickle.Dict)
 	var meta model.Meta
 	if err := features(&meta, state); err != nil {
 		return nil, err
+	}
+	// All steps but those that drop nearly everything keep a number a feature.
+	if few := int64(1 << 12); int64(meta.Features) > max(size, few) {
+		return nil, fmt.Errorf("%w: %d features in a file of %d bytes", ErrUnsupported, meta.Features, size)
 	}
 	in := &inputs{features: meta.Features, names: meta.Names, columns: make([]chain, meta.Features)}
 	for i := range in.columns {
@@ -200,39 +240,51 @@ func newInputs(o *pickle.Object) (*inputs, error) {
 	return in, nil
 }
 
+// folder folds steps. It counts them, since a small file may refer to one many times, and to itself.
+type folder struct{ steps int }
+
+// maxSteps bounds the work that a file can ask for.
+const maxSteps = 256
+
+// folds are the steps that can be folded, by their class, besides ColumnTransformer.
+var folds = map[string]func(state *pickle.Dict, columns []chain) ([]chain, error){
+	"sklearn.preprocessing._data.StandardScaler": linear{minus: "mean_", minusIf: "with_mean", by: "scale_", byIf: "with_std"}.fold,
+	"sklearn.preprocessing._data.RobustScaler":   linear{minus: "center_", minusIf: "with_centering", by: "scale_", byIf: "with_scaling"}.fold,
+	"sklearn.preprocessing._data.MaxAbsScaler":   maxAbs,
+	"sklearn.preprocessing._data.MinMaxScaler":   minMax,
+	"sklearn.impute._base.SimpleImputer":         imputed,
+}
+
 // transform gives the columns behind a step.
-func transform(o *pickle.Object, columns []chain, names []string) ([]chain, error) {
+func (f *folder) transform(o *pickle.Object, columns []chain) ([]chain, error) {
+	if f.steps++; f.steps > maxSteps {
+		return nil, fmt.Errorf("%w: a pipeline of more than %d steps", ErrUnsupported, maxSteps)
+	}
 	state, ok := o.State.(*pickle.Dict)
 	if !ok {
 		return nil, fmt.Errorf("%w: the state of the %s is %s", ErrMalformed, o.Class.Name, pickle.Describe(o.State))
+	}
+	fold, ok := folds[o.Class.String()]
+	if o.Class.String() == "sklearn.compose._column_transformer.ColumnTransformer" {
+		fold, ok = f.composed, true
+	}
+	if !ok {
+		return nil, fmt.Errorf("%w: a %s cannot be folded into a forest; StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, "+
+			"SimpleImputer and a ColumnTransformer of them can", ErrUnsupported, o.Class)
 	}
 	if n, err := intOf(state, "n_features_in_"); err != nil {
 		return nil, err
 	} else if n != int64(len(columns)) {
 		return nil, fmt.Errorf("%w: the %s takes %d features and gets %d", ErrMalformed, o.Class.Name, n, len(columns))
 	}
-	switch o.Class.String() {
-	case "sklearn.preprocessing._data.StandardScaler":
-		return scaled(state, columns, linear{minus: "mean_", minusIf: "with_mean", by: "scale_", byIf: "with_std"})
-	case "sklearn.preprocessing._data.RobustScaler":
-		return scaled(state, columns, linear{minus: "center_", minusIf: "with_centering", by: "scale_", byIf: "with_scaling"})
-	case "sklearn.preprocessing._data.MaxAbsScaler":
-		return scaled(state, columns, linear{by: "scale_"})
-	case "sklearn.preprocessing._data.MinMaxScaler":
-		return minMax(state, columns)
-	case "sklearn.impute._base.SimpleImputer":
-		return imputed(state, columns)
-	case "sklearn.compose._column_transformer.ColumnTransformer":
-		return composed(state, columns, names)
-	}
-	return nil, fmt.Errorf("%w: a %s cannot be folded into a forest; scalers, SimpleImputer and ColumnTransformer of them can", ErrUnsupported, o.Class)
+	return fold(state, columns)
 }
 
 // linear names the attributes of a scaler that subtracts and then divides.
 type linear struct{ minus, minusIf, by, byIf string }
 
-// scaled subtracts one array and divides by another, as far as the scaler does either.
-func scaled(state *pickle.Dict, columns []chain, l linear) ([]chain, error) {
+// fold subtracts one array and divides by another, as far as the scaler does either.
+func (l linear) fold(state *pickle.Dict, columns []chain) ([]chain, error) {
 	get := func(key, if_ string) ([]float64, error) {
 		if on, ok := state.Get(if_); key == "" || ok && on == false {
 			return nil, nil
@@ -254,19 +306,20 @@ func scaled(state *pickle.Dict, columns []chain, l linear) ([]chain, error) {
 	out := make([]chain, len(columns))
 	for i := range columns {
 		out[i] = columns[i].then()
+		out[i].checks = true
 		if minus != nil {
 			m := minus[i]
 			if m-m != 0 {
 				return nil, fmt.Errorf("%w: %s of feature %d is %v", ErrMalformed, l.minus, i, m)
 			}
-			out[i].apply = append(out[i].apply, func(x float64) float64 { return x - m })
+			out[i].add(func(x float64) float64 { return x - m })
 		}
 		if by != nil {
 			d := by[i]
 			if !(d > 0) || math.IsInf(d, 0) {
 				return nil, fmt.Errorf("%w: %s of feature %d is %v, expected a number above 0", ErrUnsupported, l.by, i, d)
 			}
-			out[i].apply = append(out[i].apply, func(x float64) float64 { return x / d })
+			out[i].add(func(x float64) float64 { return x / d })
 		}
 	}
 	return out, nil
@@ -276,6 +329,36 @@ func scaled(state *pickle.Dict, columns []chain, l linear) ([]chain, error) {
 func (c chain) then() chain {
 	c.apply = append([]func(float64) float64(nil), c.apply...)
 	return c
+}
+
+// add adds a function that changes numbers.
+func (c *chain) add(f func(float64) float64) {
+	c.apply = append(c.apply, f)
+	c.changes = true
+}
+
+// clip adds what keeps numbers within bounds.
+func (c *chain) clip(low, high float64) {
+	c.add(func(x float64) float64 {
+		switch {
+		case x < low:
+			return low
+		case x > high:
+			return high
+		}
+		return x
+	})
+}
+
+// maxAbs divides, and from 1.9 on may clip.
+func maxAbs(state *pickle.Dict, columns []chain) ([]chain, error) {
+	out, err := linear{by: "scale_"}.fold(state, columns)
+	if clip, _ := state.Get("clip"); err == nil && clip == true {
+		for i := range out {
+			out[i].clip(-1, 1)
+		}
+	}
+	return out, err
 }
 
 // minMax multiplies and then adds.
@@ -309,35 +392,27 @@ func minMax(state *pickle.Dict, columns []chain) ([]chain, error) {
 	out := make([]chain, len(columns))
 	for i := range columns {
 		out[i] = columns[i].then()
+		out[i].checks = true
 		s, a := scale[i], add[i]
 		if !(s > 0) || math.IsInf(s, 0) || a-a != 0 {
 			return nil, fmt.Errorf("%w: feature %d is scaled by %v and moved by %v", ErrUnsupported, i, s, a)
 		}
-		out[i].apply = append(out[i].apply, func(x float64) float64 { return float64(x*s) + a })
+		out[i].add(func(x float64) float64 { return float64(x*s) + a })
 		if clip == true {
-			out[i].apply = append(out[i].apply, func(x float64) float64 {
-				switch {
-				case x < low:
-					return low
-				case x > high:
-					return high
-				}
-				return x
-			})
+			out[i].clip(low, high)
 		}
 	}
 	return out, nil
 }
 
-// imputed puts a constant where a value is NaN.
+// imputed puts a constant where a value is NaN. A feature that was empty in training is left out.
 func imputed(state *pickle.Dict, columns []chain) ([]chain, error) {
-	if v, _ := state.Get("missing_values"); v != nil {
-		if x, ok := v.(float64); !ok || !math.IsNaN(x) {
-			return nil, fmt.Errorf("%w: missing_values is %s; nan is read", ErrUnsupported, pickle.Describe(v))
-		}
+	v, _ := state.Get("missing_values")
+	if x, ok := v.(float64); !ok || !math.IsNaN(x) {
+		return nil, fmt.Errorf("%w: missing_values is %s; nan is read", ErrUnsupported, pickle.Describe(v))
 	}
-	if v, _ := state.Get("add_indicator"); v == true {
-		return nil, fmt.Errorf("%w: add_indicator makes new features", ErrUnsupported)
+	if v, _ := state.Get("add_indicator"); v != false {
+		return nil, fmt.Errorf("%w: add_indicator is %s, which makes new features", ErrUnsupported, pickle.Describe(v))
 	}
 	statistics, err := floatsOf(state, "statistics_")
 	if err != nil {
@@ -346,25 +421,53 @@ func imputed(state *pickle.Dict, columns []chain) ([]chain, error) {
 	if len(statistics) != len(columns) {
 		return nil, fmt.Errorf("%w: statistics_ has %d values for %d features", ErrMalformed, len(statistics), len(columns))
 	}
-	out := make([]chain, len(columns))
+	// "valid_statistics = statistics.astype(self._fill_dtype)": the type that the training rows had, known since 1.5.
+	round := func(x float64) float64 { return x }
+	if v, ok := state.Get("_fill_dtype"); ok {
+		t, err := parseDType(v)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("_fill_dtype: %w", err)
+		case t.kind == 'f' && t.size == 4:
+			round = func(x float64) float64 { return float64(float32(x)) }
+		case t.kind == 'i' || t.kind == 'u':
+			round = math.Trunc
+		case t.kind != 'O' && (t.kind != 'f' || t.size != 8):
+			return nil, fmt.Errorf("%w: what is imputed is of type %s", ErrUnsupported, t)
+		}
+	}
+	var out []chain
 	for i := range columns {
 		s := statistics[i]
-		if s-s != 0 {
-			return nil, fmt.Errorf("%w: feature %d was empty in training, and the imputer drops it", ErrUnsupported, i)
+		if s != s {
+			continue
 		}
-		out[i] = columns[i].then()
-		out[i].apply = append(out[i].apply, func(x float64) float64 {
+		if s = round(s); math.IsInf(s, 0) {
+			return nil, fmt.Errorf("%w: statistics_ of feature %d is %v", ErrMalformed, i, s)
+		}
+		c := columns[i].then()
+		c.checks = true
+		c.apply = append(c.apply, func(x float64) float64 {
 			if x != x {
 				return s
 			}
 			return x
 		})
+		out = append(out, c)
 	}
 	return out, nil
 }
 
 // composed gives the columns of a ColumnTransformer, those of its transformers one after the other.
-func composed(state *pickle.Dict, columns []chain, names []string) ([]chain, error) {
+func (f *folder) composed(state *pickle.Dict, columns []chain) ([]chain, error) {
+	if v, _ := state.Get("transformer_weights"); v != nil {
+		return nil, fmt.Errorf("%w: transformer_weights of a ColumnTransformer", ErrUnsupported)
+	}
+	var meta model.Meta
+	if err := features(&meta, state); err != nil {
+		return nil, err
+	}
+	names := meta.Names
 	v, _ := state.Get("transformers_")
 	l, ok := v.(*pickle.List)
 	if !ok {
@@ -390,24 +493,30 @@ func composed(state *pickle.Dict, columns []chain, names []string) ([]chain, err
 			return nil, fmt.Errorf("transformer %q: %w: it is %s", name, ErrUnsupported, pickle.Describe(t[1]))
 		}
 		if ok && !identity(o) && len(taken) > 0 {
-			if taken, err = chained(o, taken, names); err != nil {
+			if taken, err = f.chained(o, taken); err != nil {
 				return nil, fmt.Errorf("transformer %q: %w", name, err)
 			}
 		}
-		out = append(out, taken...)
+		// Columns may be taken several times; a file of some bytes must not make many of them.
+		if out = append(out, taken...); len(out) > len(columns)+maxRepeated {
+			return nil, fmt.Errorf("%w: the ColumnTransformer gives %d features out of %d", ErrUnsupported, len(out), len(columns))
+		}
 	}
-	if len(out) == 0 || len(out) > model.MaxFeatures {
-		return nil, fmt.Errorf("%w: the ColumnTransformer gives %d features", ErrUnsupported, len(out))
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: the ColumnTransformer gives no features", ErrUnsupported)
 	}
 	return out, nil
 }
 
+// maxRepeated is how many more features a ColumnTransformer may give than it takes.
+const maxRepeated = 1 << 16
+
 // chained applies a step, or those of a pipeline.
-func chained(o *pickle.Object, columns []chain, names []string) ([]chain, error) {
+func (f *folder) chained(o *pickle.Object, columns []chain) ([]chain, error) {
 	if o.Class.String() != pipelineName {
-		return transform(o, columns, names)
+		return f.transform(o, columns)
 	}
-	steps, err := stepsOf(o)
+	steps, err := stepsOf(o, "")
 	if err != nil {
 		return nil, err
 	}
@@ -415,7 +524,7 @@ func chained(o *pickle.Object, columns []chain, names []string) ([]chain, error)
 		if s.object == nil {
 			continue
 		}
-		if columns, err = transform(s.object, columns, names); err != nil {
+		if columns, err = f.transform(s.object, columns); err != nil {
 			return nil, fmt.Errorf("step %q: %w", s.name, err)
 		}
 	}
@@ -424,11 +533,11 @@ func chained(o *pickle.Object, columns []chain, names []string) ([]chain, error)
 
 // identity tells whether a transformer is a FunctionTransformer without a function.
 func identity(o *pickle.Object) bool {
-	if o.Class.Name != "FunctionTransformer" {
+	if o.Class.String() != "sklearn.preprocessing._function_transformer.FunctionTransformer" {
 		return false
 	}
-	state, ok := o.State.(*pickle.Dict)
-	f, _ := state.Get("func")
+	state, _ := o.State.(*pickle.Dict)
+	f, ok := state.Get("func")
 	return ok && f == nil
 }
 
@@ -442,60 +551,83 @@ func selected(v any, columns []chain, names []string) ([]chain, error) {
 		items = v
 	case string, int64:
 		items = []any{v}
-	case *pickle.Object:
-		if v.Class.String() == "builtins.slice" && len(v.Args) == 3 {
-			return sliced(v.Args, columns)
-		}
-		a, err := parseArray(v)
-		if err != nil {
-			return nil, err
-		}
-		return selectedBy(a, columns)
 	case *array:
-		return selectedBy(v, columns)
-	default:
-		return nil, fmt.Errorf("%w: its columns are %s", ErrUnsupported, pickle.Describe(v))
-	}
-	var out []chain
-	for i, item := range items {
-		at := -1
-		switch item := item.(type) {
-		case bool:
-			if len(items) != len(columns) {
-				return nil, fmt.Errorf("%w: a mask of %d for %d columns", ErrMalformed, len(items), len(columns))
+		return selectedBy(v, columns, names)
+	case *pickle.Object:
+		switch v.Class.String() {
+		case "builtins.slice", "__builtin__.slice":
+			return sliced(v.Args, columns, names)
+		case "sklearn.compose._column_transformer._RemainderColsList": // 1.5 to 1.8: a list that warns its readers
+			state, _ := v.State.(*pickle.Dict)
+			data, _ := state.Get("data")
+			l, ok := data.(*pickle.List)
+			if !ok {
+				return nil, fmt.Errorf("%w: the remaining columns are %s", ErrMalformed, pickle.Describe(data))
 			}
-			if item {
-				out = append(out, columns[i])
-			}
-			continue
-		case string:
-			for k, name := range names {
-				if name == item {
-					at = k
-				}
-			}
+			items = l.Items
 		default:
-			n, err := parseInt(item)
+			a, err := parseArray(v)
 			if err != nil {
 				return nil, err
 			}
-			if n < 0 {
-				n += int64(len(columns))
-			}
-			if n >= 0 && n < int64(len(columns)) {
-				at = int(n)
-			}
+			return selectedBy(a, columns, names)
 		}
-		if at < 0 || at >= len(columns) {
-			return nil, fmt.Errorf("%w: column %s of %d", ErrMalformed, pickle.Describe(item), len(columns))
+	default:
+		return nil, fmt.Errorf("%w: its columns are %s", ErrUnsupported, pickle.Describe(v))
+	}
+	out := make([]chain, 0, len(items))
+	for i, item := range items {
+		if on, ok := item.(bool); ok {
+			if len(items) != len(columns) {
+				return nil, fmt.Errorf("%w: a mask of %d for %d columns", ErrMalformed, len(items), len(columns))
+			}
+			if on {
+				out = append(out, columns[i])
+			}
+			continue
+		}
+		at, err := place(item, len(columns), names)
+		if err != nil {
+			return nil, err
 		}
 		out = append(out, columns[at])
 	}
 	return out, nil
 }
 
-func selectedBy(a *array, columns []chain) ([]chain, error) {
-	var out []chain
+// place finds one of n columns by its index, which counts from the end when it is negative, or by its name.
+func place(v any, n int, names []string) (int, error) {
+	at := int64(-1)
+	if name, ok := v.(string); ok {
+		at = int64(slices.Index(names, name))
+	} else {
+		var err error
+		if at, err = parseInt(v); err != nil {
+			return 0, err
+		}
+		if at < 0 {
+			at += int64(n)
+		}
+	}
+	if at < 0 || at >= int64(n) {
+		return 0, fmt.Errorf("%w: column %s of %d", ErrMalformed, pickle.Describe(v), n)
+	}
+	return int(at), nil
+}
+
+func selectedBy(a *array, columns []chain, names []string) ([]chain, error) {
+	if k := a.dtype.kind; k == 'U' || k == 'O' {
+		wanted, _, err := texts(a)
+		if err != nil {
+			return nil, err
+		}
+		items := make([]any, len(wanted))
+		for i, name := range wanted {
+			items[i] = name
+		}
+		return selected(pickle.Tuple(items), columns, names)
+	}
+	out := make([]chain, 0, a.count)
 	for i := range a.count {
 		switch {
 		case a.dtype.kind == 'b' && a.count == len(columns):
@@ -504,33 +636,58 @@ func selectedBy(a *array, columns []chain) ([]chain, error) {
 			}
 			continue
 		case a.dtype.kind == 'i' || a.dtype.kind == 'u':
-			if n := a.dtype.int(a.item(i)); n >= 0 && n < int64(len(columns)) {
-				out = append(out, columns[n])
-				continue
+			at, err := place(a.dtype.int(a.item(i)), len(columns), names)
+			if err != nil {
+				return nil, err
 			}
+			out = append(out, columns[at])
+			continue
 		}
 		return nil, fmt.Errorf("%w: columns by an array of %d %s, of %d", ErrMalformed, a.count, a.dtype, len(columns))
 	}
 	return out, nil
 }
 
-func sliced(args pickle.Tuple, columns []chain) ([]chain, error) {
-	ends := [2]int64{0, int64(len(columns))}
+// sliced gives the columns of a slice: of indices without its end, of names with it.
+func sliced(args pickle.Tuple, columns []chain, names []string) ([]chain, error) {
+	if len(args) != 3 {
+		return nil, fmt.Errorf("%w: a slice with %d arguments", ErrMalformed, len(args))
+	}
+	n := len(columns)
+	ends := [2]int{0, n}
 	for i := range ends {
-		if args[i] == nil {
-			continue
+		switch v := args[i].(type) {
+		case nil:
+		case string:
+			at, err := place(v, n, names)
+			if err != nil {
+				return nil, err
+			}
+			ends[i] = at + i
+		default:
+			at, err := parseInt(v)
+			if err != nil {
+				return nil, err
+			}
+			if at < 0 {
+				at += int64(n)
+			}
+			ends[i] = int(min(max(at, 0), int64(n)))
 		}
-		n, err := parseInt(args[i])
-		if err != nil {
+	}
+	step := int64(1)
+	if args[2] != nil {
+		var err error
+		if step, err = parseInt(args[2]); err != nil {
 			return nil, err
 		}
-		if n < 0 {
-			n += int64(len(columns))
-		}
-		ends[i] = min(max(n, 0), int64(len(columns)))
 	}
-	if args[2] != nil && args[2] != int64(1) || ends[0] > ends[1] {
-		return nil, fmt.Errorf("%w: columns by a slice of %d to %d in steps of %s", ErrUnsupported, ends[0], ends[1], pickle.Describe(args[2]))
+	if step < 1 {
+		return nil, fmt.Errorf("%w: columns by a slice in steps of %d", ErrUnsupported, step)
 	}
-	return columns[ends[0]:ends[1]], nil
+	var out []chain
+	for i := int64(ends[0]); i < int64(ends[1]); i += min(step, int64(n)) {
+		out = append(out, columns[i])
+	}
+	return out, nil
 }
