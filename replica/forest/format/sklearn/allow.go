@@ -81,6 +81,12 @@ func allow(g pickle.Global) error {
 	if allowed[name] || strings.HasPrefix(g.Module, "sklearn.") {
 		return nil
 	}
+	switch g.Module {
+	case "numpy", "numpy.core._multiarray_umath", "numpy._core._multiarray_umath": // a FunctionTransformer's function
+		return nil
+	case "numpy.ma", "numpy.ma.core": // the masked arrays of a GridSearchCV's results
+		return nil
+	}
 	if err := oldArray(g); err != nil {
 		return err
 	}

@@ -118,7 +118,7 @@ func (in *inputs) describe(m *model.Model) error {
 	meta.Features, meta.Names = in.features, in.names
 	meta.Source.Kind = "Pipeline of " + strings.Join(append(in.steps, meta.Source.Kind), ", ")
 	meta.Lost = append(meta.Lost, "the steps of the pipeline, which are folded into the thresholds")
-	imputed, plain := false, false
+	imputed, plain, checked, unchecked := false, false, false, false
 	used := make([]bool, in.features)
 	for i := range in.columns {
 		c := &in.columns[i]
@@ -129,9 +129,15 @@ func (in *inputs) describe(m *model.Model) error {
 			imputed = true
 		}
 		if c.checks {
-			meta.Infinite = false
+			checked = true
+		} else {
+			unchecked = true
 		}
 	}
+	if checked && unchecked && meta.Infinite {
+		meta.Lost = append(meta.Lost, "that features which no step checks may be infinite")
+	}
+	meta.Infinite = meta.Infinite && !checked
 	if imputed && plain && !meta.Missing {
 		meta.Lost = append(meta.Lost, "the refusal of NaN in features that are not imputed")
 	}
@@ -460,8 +466,10 @@ func imputed(state *pickle.Dict, columns []chain) ([]chain, error) {
 
 // composed gives the columns of a ColumnTransformer, those of its transformers one after the other.
 func (f *folder) composed(state *pickle.Dict, columns []chain) ([]chain, error) {
-	if v, _ := state.Get("transformer_weights"); v != nil {
-		return nil, fmt.Errorf("%w: transformer_weights of a ColumnTransformer", ErrUnsupported)
+	weights, _ := state.Get("transformer_weights")
+	byName, ok := weights.(*pickle.Dict)
+	if weights != nil && !ok {
+		return nil, fmt.Errorf("%w: transformer_weights is %s", ErrMalformed, pickle.Describe(weights))
 	}
 	var meta model.Meta
 	if err := features(&meta, state); err != nil {
@@ -497,6 +505,11 @@ func (f *folder) composed(state *pickle.Dict, columns []chain) ([]chain, error) 
 				return nil, fmt.Errorf("transformer %q: %w", name, err)
 			}
 		}
+		if v, ok := byName.Get(name); ok {
+			if taken, err = weighted(v, taken); err != nil {
+				return nil, fmt.Errorf("transformer %q: %w", name, err)
+			}
+		}
 		// Columns may be taken several times; a file of some bytes must not make many of them.
 		if out = append(out, taken...); len(out) > len(columns)+maxRepeated {
 			return nil, fmt.Errorf("%w: the ColumnTransformer gives %d features out of %d", ErrUnsupported, len(out), len(columns))
@@ -504,6 +517,23 @@ func (f *folder) composed(state *pickle.Dict, columns []chain) ([]chain, error) 
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("%w: the ColumnTransformer gives no features", ErrUnsupported)
+	}
+	return out, nil
+}
+
+// weighted multiplies by a weight.
+func weighted(v any, columns []chain) ([]chain, error) {
+	w, err := parseFloat(v)
+	if err != nil {
+		return nil, err
+	}
+	if !(w > 0) {
+		return nil, fmt.Errorf("%w: its weight is %v, expected a number above 0", ErrUnsupported, w)
+	}
+	out := make([]chain, len(columns))
+	for i := range columns {
+		out[i] = columns[i].then()
+		out[i].add(func(x float64) float64 { return x * w })
 	}
 	return out, nil
 }
