@@ -6,80 +6,135 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
+
+	"github.com/parquet-go/parquet-go/deprecated"
+	"github.com/parquet-go/parquet-go/encoding/thrift"
+	"github.com/parquet-go/parquet-go/format"
 )
 
 // The bounds.
 const (
 	maxFooterBytes = 64 << 20
+	maxRows        = 1 << 40
 	maxPageBytes   = 64 << 20 // unpacked
 	// maxGroupBytes bounds the pages that are in memory at a time, one a column.
 	maxGroupBytes = 1 << 30
-	maxNesting    = 16 // of the schema
 )
 
-// checkFooter sees that the footer is whole and claims no more than it holds.
-func checkFooter(file io.ReaderAt, size int64) error {
+// readFooter reads what a file says about itself.
+func readFooter(file io.ReaderAt, size int64) (meta *format.FileMetaData, err error) {
 	const frame = 2*len(Magic) + 4
 	if size < int64(frame) {
-		return fmt.Errorf("%w: it has %d bytes, the least is %d", ErrFormat, size, frame)
+		return nil, fmt.Errorf("%w: it has %d bytes, the least is %d", ErrFormat, size, frame)
 	}
 	var head [len(Magic)]byte
 	var tail [4 + len(Magic)]byte
 	if err := readAt(file, head[:], 0); err != nil {
-		return err
+		return nil, err
 	}
 	if err := readAt(file, tail[:], size-int64(len(tail))); err != nil {
-		return err
+		return nil, err
 	}
 	if string(head[:]) != Magic || string(tail[4:]) != Magic {
-		return fmt.Errorf("%w: it does not begin and end with %s", ErrFormat, Magic)
+		return nil, fmt.Errorf("%w: it does not begin and end with %s", ErrFormat, Magic)
 	}
 	n := int64(binary.LittleEndian.Uint32(tail[:]))
 	if n > size-int64(frame) || n > maxFooterBytes {
-		return fmt.Errorf("%w: a footer of %d bytes, in a file of %d; at most %d are read", ErrFormat, n, size, maxFooterBytes)
+		return nil, fmt.Errorf("%w: a footer of %d bytes, in a file of %d; at most %d are read", ErrFormat, n, size, maxFooterBytes)
 	}
 	footer := make([]byte, n)
 	if err := readAt(file, footer, size-int64(len(tail))-n); err != nil {
-		return err
+		return nil, err
 	}
-	return checkSchema(footer)
+	return decodeFooter(footer)
 }
 
-// checkSchema walks a footer. Its schema is a list of elements, each of which says how many of the next are in it.
-func checkSchema(footer []byte) error {
-	var open []int64 // children that are still to come
-	children := int64(0)
+// decodeFooter walks a footer before it decodes it.
+func decodeFooter(footer []byte) (meta *format.FileMetaData, err error) {
+	defer func() { // the decoder takes some damaged footers for impossible ones
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: footer: %v", ErrFormat, p)
+		}
+	}()
 	w := &walker{in: bytes.NewReader(footer), left: int64(len(footer))}
-	w.number = func(path []int16, v int64) {
-		if slices.Equal(path, []int16{2, 5}) {
-			children = v
-		}
-	}
-	deep := false
-	w.end = func(path []int16) {
-		if !slices.Equal(path, []int16{2}) {
-			return
-		}
-		if len(open) > 0 {
-			open[len(open)-1]--
-		}
-		if children > 0 {
-			open = append(open, children)
-		}
-		for len(open) > 0 && open[len(open)-1] == 0 {
-			open = open[:len(open)-1]
-		}
-		deep = deep || len(open) > maxNesting
-		children = 0
-	}
 	if err := w.structure(); err != nil {
-		return fmt.Errorf("%w: footer: %w", ErrFormat, err)
+		return nil, fmt.Errorf("%w: footer: %w", ErrFormat, err)
 	}
-	if deep {
-		return fmt.Errorf("%w: its columns are nested more than %d deep", ErrFormat, maxNesting)
+	meta = &format.FileMetaData{}
+	if err := thrift.Unmarshal(&thrift.CompactProtocol{}, footer, meta); err != nil {
+		return nil, fmt.Errorf("%w: footer: %w", ErrFormat, err)
 	}
-	return nil
+	return meta, nil
+}
+
+// topLevel gives the columns that are in no other. The schema is a list of elements, each of which says how many of
+// the next are in it; the first is the file.
+func topLevel(schema []format.SchemaElement) ([]*column, error) {
+	lies := fmt.Errorf("%w: its schema of %d elements is not one tree", ErrFormat, len(schema))
+	if len(schema) == 0 {
+		return nil, lies
+	}
+	var columns []*column
+	at, leaf := 1, 0
+	for range schema[0].NumChildren.V {
+		if at == len(schema) {
+			return nil, lies
+		}
+		e := &schema[at]
+		columns = append(columns, newColumn(e, leaf))
+		for open := int64(1); open > 0; at++ {
+			if at == len(schema) || schema[at].NumChildren.V < 0 {
+				return nil, lies
+			}
+			inside := int64(schema[at].NumChildren.V)
+			if inside == 0 {
+				leaf++
+			}
+			open += inside - 1
+		}
+	}
+	if at != len(schema) {
+		return nil, lies
+	}
+	return columns, nil
+}
+
+// meanings are what numbers can stand for in old files.
+var meanings = map[deprecated.ConvertedType]string{
+	deprecated.Decimal: "DECIMAL", deprecated.Date: "DATE", deprecated.TimeMillis: "TIME", deprecated.TimeMicros: "TIME",
+	deprecated.TimestampMillis: "TIMESTAMP", deprecated.TimestampMicros: "TIMESTAMP",
+}
+
+// newColumn is a column of which the chunks are leaf-th in their row groups.
+func newColumn(e *format.SchemaElement, leaf int) *column {
+	c := &column{name: e.Name, leaf: leaf, kind: e.Type.V, optional: e.RepetitionType.V == format.Optional}
+	switch {
+	case e.NumChildren.V > 0 || e.RepetitionType.V == format.Repeated:
+		c.refused = "is nested"
+		return c
+	case c.kind != format.Boolean && c.kind != format.Int32 && c.kind != format.Int64 && c.kind != format.Float && c.kind != format.Double:
+		c.refused = fmt.Sprintf("is %v; booleans, integers and floats are read", c.kind)
+		return c
+	}
+	// What the number stands for is said in one of two ways.
+	meaning := e.LogicalType.String()
+	if whole, ok := e.LogicalType.Value.(*format.IntType); ok {
+		meaning, c.unsigned = "", !whole.IsSigned
+	} else if e.LogicalType.Value == nil && e.ConvertedType.Valid {
+		switch v := e.ConvertedType.V; {
+		case v >= deprecated.Uint8 && v <= deprecated.Uint64:
+			c.unsigned = true
+		case v < deprecated.Int8 || v > deprecated.Int64:
+			meaning = meanings[v]
+			if meaning == "" {
+				meaning = fmt.Sprintf("of converted type %d", v)
+			}
+		}
+	}
+	if meaning != "" {
+		c.refused = fmt.Sprintf("is %s; convert it to a number that means the same as in training", meaning)
+	}
+	return c
 }
 
 func readAt(file io.ReaderAt, b []byte, at int64) error {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 
-	pq "github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/format"
 )
 
@@ -19,7 +18,7 @@ type chunk struct {
 	file     io.ReaderAt
 	at, end  int64
 	codec    format.CompressionCodec
-	kind     pq.Kind
+	kind     format.Type
 	optional bool
 	left     int64 // values that are still to come
 
@@ -34,7 +33,7 @@ type chunk struct {
 }
 
 // openChunk finds the pages of a column.
-func openChunk(file io.ReaderAt, size int64, meta *format.ColumnChunk, rows int64, leaf *pq.Column) (*chunk, error) {
+func openChunk(file io.ReaderAt, size int64, meta *format.ColumnChunk, rows int64, leaf *column) (*chunk, error) {
 	m := &meta.MetaData
 	from := m.DataPageOffset
 	if d := m.DictionaryPageOffset; d != 0 && d < from {
@@ -49,15 +48,15 @@ func openChunk(file io.ReaderAt, size int64, meta *format.ColumnChunk, rows int6
 	case m.NumValues != rows:
 		return nil, fmt.Errorf("%w: %d values for %d rows", ErrFormat, m.NumValues, rows)
 	}
-	return &chunk{file: file, at: from, end: from + n, codec: m.Codec, kind: leaf.Type().Kind(), optional: leaf.Optional(), left: rows}, nil
+	return &chunk{file: file, at: from, end: from + n, codec: m.Codec, kind: leaf.kind, optional: leaf.optional, left: rows}, nil
 }
 
 // width is the number of bytes of a value, once it is decoded.
 func (c *chunk) width() int {
 	switch c.kind {
-	case pq.Boolean:
+	case format.Boolean:
 		return 1
-	case pq.Int32, pq.Float:
+	case format.Int32, format.Float:
 		return 4
 	}
 	return 8
@@ -159,7 +158,7 @@ func readHeader(file io.ReaderAt, at, end int64) (*page, int64, error) {
 		p.values = 0
 	}
 	if p.packed < 0 || p.unpacked < 0 || p.values < 0 || p.definition < 0 || p.repeated < 0 ||
-		p.definition+p.repeated > min(p.unpacked, p.packed) || (p.repeated > 0) || p.kind < format.DataPage || p.kind > format.DataPageV2 {
+		p.definition+p.repeated > min(p.unpacked, p.packed) || p.kind < format.DataPage || p.kind > format.DataPageV2 {
 		return nil, 0, fmt.Errorf("%w: the header of the page at %d claims what cannot be", ErrFormat, at)
 	}
 	return p, end - at - w.left, nil
@@ -170,8 +169,9 @@ func (c *chunk) decode(p *page, body []byte) error {
 	codec, rest := c.codec, p.unpacked
 	var levels []byte
 	if p.kind == format.DataPageV2 {
-		levels, body = body[:p.definition], body[p.definition:]
-		rest -= p.definition
+		// Some writers tell that nothing repeats, where nothing can.
+		levels, body = body[p.repeated:][:p.definition], body[p.repeated+p.definition:]
+		rest -= p.repeated + p.definition
 		if !p.compressed {
 			codec = format.Uncompressed
 		}
@@ -240,13 +240,13 @@ func (c *chunk) decodeValues(data []byte, n int, encoding format.Encoding) ([]by
 			out = append(out, c.dictionary[int(i)*width:][:width]...)
 		}
 		return out, nil
-	case encoding == format.RLE && c.kind == pq.Boolean:
+	case encoding == format.RLE && c.kind == format.Boolean:
 		data, _, err := prefixed(data)
 		if err != nil {
 			return nil, err
 		}
 		return bits(data, n)
-	case encoding == format.ByteStreamSplit && c.kind != pq.Boolean:
+	case encoding == format.ByteStreamSplit && c.kind != format.Boolean:
 		if len(data) != n*width {
 			return nil, fmt.Errorf("%w: %d bytes for %d values", ErrFormat, len(data), n)
 		}
@@ -257,15 +257,15 @@ func (c *chunk) decodeValues(data []byte, n int, encoding format.Encoding) ([]by
 			}
 		}
 		return out, nil
-	case encoding == format.DeltaBinaryPacked && (c.kind == pq.Int32 || c.kind == pq.Int64):
+	case encoding == format.DeltaBinaryPacked && (c.kind == format.Int32 || c.kind == format.Int64):
 		return differences(data, n, width)
 	}
 	return nil, fmt.Errorf("%w: values in %v, which is not read", ErrFormat, encoding)
 }
 
 // plain gives values that lie one behind the other; booleans take a bit each.
-func plain(data []byte, n int, kind pq.Kind, width int) ([]byte, error) {
-	if kind == pq.Boolean {
+func plain(data []byte, n int, kind format.Type, width int) ([]byte, error) {
+	if kind == format.Boolean {
 		if len(data) < (n+7)/8 {
 			return nil, fmt.Errorf("%w: %d bytes for %d booleans", ErrFormat, len(data), n)
 		}

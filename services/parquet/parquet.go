@@ -1,7 +1,7 @@
 // Package parquet reads rows of numbers from Apache Parquet files, by the names of their columns and in bounded memory.
 //
-// The footer and the schema are decoded by parquet-go, once it is sure that they claim no more than they hold. Pages are
-// decoded here: parquet-go believes their runs and lengths, and gives other values for some that LZ4 packed.
+// The footer is decoded by parquet-go, once it is sure that it claims no more than it holds. Pages are decoded here:
+// parquet-go believes their runs and lengths, and gives other values for some that LZ4 packed.
 package parquet
 
 import (
@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 
-	pq "github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/format"
 )
 
@@ -42,7 +41,7 @@ type Reader struct {
 
 	file    io.ReaderAt
 	size    int64
-	pq      *pq.File
+	groups  []format.RowGroup
 	columns []*column
 	rows    int64 // of the whole file
 	group   int   // the next row group
@@ -52,8 +51,11 @@ type Reader struct {
 // column is one column of numbers.
 type column struct {
 	name     string
-	leaf     *pq.Column
+	leaf     int // its place in row groups
+	kind     format.Type
 	unsigned bool
+	optional bool   // values may be null
+	refused  string // why it cannot be read, or empty
 
 	pages    *chunk // of the current row group
 	at, here int    // values that were taken of the current page, and those of them that are there
@@ -61,24 +63,24 @@ type column struct {
 
 // Open reads the footer of a file. names are the columns to take, in this order; nil takes all of them but those in
 // which pandas keeps an index. Errors wrap ErrFormat or ErrColumn, or are those of file.
-func Open(file io.ReaderAt, size int64, names []string) (r *Reader, err error) {
-	if err := checkFooter(file, size); err != nil {
+func Open(file io.ReaderAt, size int64, names []string) (*Reader, error) {
+	meta, err := readFooter(file, size)
+	if err != nil {
 		return nil, err
 	}
-	defer recovered(&err)
-	f, err := pq.OpenFile(file, size, pq.SkipPageIndex(true), pq.SkipBloomFilters(true))
+	top, err := topLevel(meta.Schema)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		return nil, err
 	}
-	r = &Reader{file: file, size: size, pq: f}
-	have := map[string]*pq.Column{}
+	r := &Reader{file: file, size: size, groups: meta.RowGroups}
+	have := map[string]*column{}
 	var all []string
-	for _, c := range f.Root().Columns() {
-		if have[c.Name()] != nil {
-			return nil, fmt.Errorf("%w: two columns are called %q", ErrFormat, c.Name())
+	for _, c := range top {
+		if have[c.name] != nil {
+			return nil, fmt.Errorf("%w: two columns are called %q", ErrFormat, c.name)
 		}
-		have[c.Name()] = c
-		all = append(all, c.Name())
+		have[c.name] = c
+		all = append(all, c.name)
 	}
 	r.Names = names
 	if names == nil {
@@ -88,47 +90,26 @@ func Open(file io.ReaderAt, size int64, names []string) (r *Reader, err error) {
 		return nil, fmt.Errorf("%w: it has no columns", ErrColumn)
 	}
 	for _, name := range r.Names {
-		leaf := have[name]
-		if leaf == nil {
+		c := have[name]
+		if c == nil {
 			return nil, fmt.Errorf("%w: %q; the columns are %s", ErrColumn, name, list(all))
 		}
-		c := &column{name: name, leaf: leaf}
-		if why := c.refuse(); why != "" {
-			return nil, fmt.Errorf("%w: %q %s", ErrColumn, name, why)
+		if c.refused != "" {
+			return nil, fmt.Errorf("%w: %q %s", ErrColumn, name, c.refused)
 		}
 		r.columns = append(r.columns, c)
 	}
-	for _, g := range f.Metadata().RowGroups {
-		if g.NumRows > math.MaxInt64-r.rows {
-			return nil, fmt.Errorf("%w: too many rows", ErrFormat)
+	for i := range r.groups {
+		n := r.groups[i].NumRows
+		if n < 0 || n > maxRows-r.rows {
+			return nil, fmt.Errorf("%w: row group %d has %d rows; at most %d are read", ErrFormat, i, n, int64(maxRows))
 		}
-		r.rows += g.NumRows
+		r.rows += n
 	}
-	if n := f.Metadata().NumRows; n != r.rows || n > 1<<40 {
-		return nil, fmt.Errorf("%w: it says that it has %d rows, its row groups have %d", ErrFormat, n, r.rows)
+	if meta.NumRows != r.rows {
+		return nil, fmt.Errorf("%w: it says that it has %d rows, its row groups have %d", ErrFormat, meta.NumRows, r.rows)
 	}
 	return r, nil
-}
-
-// refuse says why a column holds no numbers, one a row.
-func (c *column) refuse() string {
-	if !c.leaf.Leaf() || c.leaf.Repeated() {
-		return "is nested"
-	}
-	kind := c.leaf.Type().Kind()
-	switch kind {
-	case pq.Boolean, pq.Int32, pq.Int64, pq.Float, pq.Double:
-	default:
-		return fmt.Sprintf("is %v; booleans, integers and floats are read", kind)
-	}
-	if logical := c.leaf.Type().LogicalType(); logical != nil && logical.Value != nil {
-		whole, ok := logical.Value.(*format.IntType)
-		if !ok {
-			return fmt.Sprintf("is %v; convert it to a number that means the same as in training", logical)
-		}
-		c.unsigned = !whole.IsSigned
-	}
-	return ""
 }
 
 // NumRows is the number of rows of the file.
@@ -159,18 +140,16 @@ func ReadRows[T float32 | float64](r *Reader, dst []T) (n int, err error) {
 
 // next goes to the next row group.
 func (r *Reader) next() error {
-	groups := r.pq.Metadata().RowGroups
-	if r.group == len(groups) {
+	if r.group == len(r.groups) {
 		return io.EOF
 	}
-	meta := &groups[r.group]
+	meta := &r.groups[r.group]
 	for _, c := range r.columns {
-		i := c.leaf.Index()
-		if i >= len(meta.Columns) {
+		if c.leaf >= len(meta.Columns) {
 			return fmt.Errorf("%w: row group %d lacks column %q", ErrFormat, r.group, c.name)
 		}
 		var err error
-		if c.pages, err = openChunk(r.file, r.size, &meta.Columns[i], meta.NumRows, c.leaf); err != nil {
+		if c.pages, err = openChunk(r.file, r.size, &meta.Columns[c.leaf], meta.NumRows, c); err != nil {
 			return fmt.Errorf("row group %d, column %q: %w", r.group, c.name, err)
 		}
 		c.at, c.here = 0, 0
@@ -217,19 +196,19 @@ func fill[T float32 | float64](r *Reader, c *column, dst []T, stride, n int) err
 }
 
 // number rounds a little-endian value once.
-func number[T float32 | float64](b []byte, kind pq.Kind, unsigned bool) T {
+func number[T float32 | float64](b []byte, kind format.Type, unsigned bool) T {
 	switch kind {
-	case pq.Float:
+	case format.Float:
 		return T(math.Float32frombits(binary.LittleEndian.Uint32(b)))
-	case pq.Double:
+	case format.Double:
 		return T(math.Float64frombits(binary.LittleEndian.Uint64(b)))
-	case pq.Int32:
+	case format.Int32:
 		v := binary.LittleEndian.Uint32(b)
 		if unsigned {
 			return T(v)
 		}
 		return T(int32(v))
-	case pq.Int64:
+	case format.Int64:
 		v := binary.LittleEndian.Uint64(b)
 		if unsigned {
 			return T(v)
@@ -237,13 +216,6 @@ func number[T float32 | float64](b []byte, kind pq.Kind, unsigned bool) T {
 		return T(int64(v))
 	}
 	return T(b[0]) // a boolean
-}
-
-// recovered makes a panic of the decoder, which takes some damaged footers for impossible ones, an error.
-func recovered(err *error) {
-	if p := recover(); p != nil {
-		*err = fmt.Errorf("%w: %v", ErrFormat, p)
-	}
 }
 
 // list shows the first names of a file.

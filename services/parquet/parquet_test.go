@@ -14,6 +14,7 @@ import (
 
 	pq "github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress"
+	"github.com/parquet-go/parquet-go/encoding/thrift"
 	"github.com/parquet-go/parquet-go/format"
 )
 
@@ -277,19 +278,25 @@ func TestBounds(t *testing.T) {
 		{"a type that is none", []byte{0x1e, 0x00}},
 		{"nothing", nil},
 	} {
-		if err := checkSchema(tt.b); !errors.Is(err, ErrFormat) {
+		if _, err := decodeFooter(tt.b); !errors.Is(err, ErrFormat) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
-	// Groups in groups: each element says that it has one child.
-	element := []byte{0x48, 0x01, 'x', 0x15, 0x02, 0x00}
-	deep := append([]byte{0x29, 0xfc, 40}, bytes.Repeat(element, 40)...)
-	if err := checkSchema(append(deep, 0)); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "nested") {
-		t.Errorf("40 groups in each other: %v", err)
+	// The root, and columns of which some are in others.
+	of := func(children ...int32) (schema []format.SchemaElement) {
+		for i, n := range children {
+			schema = append(schema, format.SchemaElement{Name: fmt.Sprint(i), NumChildren: thrift.New(n)})
+		}
+		return schema
 	}
-	flat := append([]byte{0x29, 0x3c, 0x48, 0x01, 'x', 0x15, 0x04, 0x00}, bytes.Repeat([]byte{0x48, 0x01, 'y', 0x00}, 2)...)
-	if err := checkSchema(append(flat, 0)); err != nil {
-		t.Errorf("two columns: %v", err)
+	for _, schema := range [][]format.SchemaElement{nil, of(1), of(2, 0), of(1, 0, 0), of(1, 1), of(1, -1, 0), of(-1, 0), of(1, math.MaxInt32, 0)} {
+		if _, err := topLevel(schema); !errors.Is(err, ErrFormat) {
+			t.Errorf("%+v: %v", schema, err)
+		}
+	}
+	columns, err := topLevel(of(3, 0, 2, 1, 0, 0, 0))
+	if err != nil || len(columns) != 3 || columns[0].leaf != 0 || columns[1].leaf != 1 || columns[2].leaf != 3 || columns[1].refused != "is nested" {
+		t.Errorf("%+v, %v", columns, err)
 	}
 	for _, b := range [][]byte{
 		{0x0e, 1},                               // a run of 7

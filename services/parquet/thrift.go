@@ -12,11 +12,9 @@ import (
 type walker struct {
 	in   io.ByteReader
 	left int64 // bytes that it may have
-	// number is told integers, truth booleans, and end the ends of structures in lists. path are the numbers of the
-	// fields on the way; a list adds none.
+	// number is told integers and truth booleans. path are the numbers of the fields on the way; a list adds none.
 	number func(path []int16, v int64)
 	truth  func(path []int16, v bool)
-	end    func(path []int16)
 
 	path []int16
 	all  int64 // bytes that there were at first
@@ -167,9 +165,6 @@ func (w *walker) list() error {
 	for range n {
 		if err := w.value(t); err != nil {
 			return err
-		}
-		if t == typeStruct && w.end != nil {
-			w.end(w.path)
 		}
 	}
 	return nil
