@@ -39,9 +39,10 @@ EXACT    := -count=1 -tags '$(TAGS) exact' -v ./services/e2e/exact $(if $(FIXTUR
 
 .PHONY: exact
 exact: ## compare every output with what the models' libraries gave, bit by bit; also built for AVX2 and, where qemu-aarch64 is, for arm64
-	go test $(EXACT)
-	@if grep -qs ' avx2 ' /proc/cpuinfo; then set -x; GOAMD64=v3 go test $(EXACT) -brief; fi
-	@if command -v qemu-aarch64 >/dev/null; then set -x; CGO_ENABLED=0 GOARCH=arm64 go test -exec qemu-aarch64 $(EXACT) -brief; fi
+	@set -x; failed=0; go test $(EXACT) || failed=1; \
+	if grep -qs ' avx2 ' /proc/cpuinfo; then GOAMD64=v3 go test $(EXACT) -brief || failed=1; fi; \
+	if command -v qemu-aarch64 >/dev/null; then CGO_ENABLED=0 GOARCH=arm64 go test -exec qemu-aarch64 $(EXACT) -brief || failed=1; fi; \
+	exit $$failed
 
 .PHONY: campaign
 campaign: ## kill and drain parts of a mesh at half of its capacity and compare every answer; COPPICE_SEED=N
