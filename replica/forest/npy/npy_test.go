@@ -140,7 +140,7 @@ func TestTypes(t *testing.T) {
 
 // TestNumPy: NumPy's own files come back from Write byte for byte.
 func TestNumPy(t *testing.T) {
-	paths, err := filepath.Glob("../format/sklearn/testdata/golden/*/*.npy")
+	paths, err := filepath.Glob("../testdata/golden/*/*.npy")
 	if err != nil || len(paths) < 20 {
 		t.Fatalf("%d files, %v", len(paths), err)
 	}
