@@ -1,22 +1,28 @@
 package sklearn_test
 
 import (
+	"archive/zip"
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
 	"encoding/json"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/coppice-mesh/coppice/replica/forest"
 	"github.com/coppice-mesh/coppice/replica/forest/engine"
 	"github.com/coppice-mesh/coppice/replica/forest/format/sklearn"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
-	"github.com/coppice-mesh/coppice/replica/forest/npy"
 )
 
-// TestGolden checks every answer of larger forests, of versions 1.1 to 1.9, against scikit-learn's own.
+// TestGolden checks what is said about larger models, of versions 1.1 to 1.9, and every answer against scikit-learn's own.
 func TestGolden(t *testing.T) {
 	for _, dir := range glob(t, "testdata/golden/*") {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
@@ -29,9 +35,6 @@ func TestGolden(t *testing.T) {
 			}
 			readJSON(t, filepath.Join(dir, "case.json"), &want)
 			m := load(t, glob(t, filepath.Join(dir, "model.*"))[0])
-			x := readNPY(t, filepath.Join(dir, "X.npy"))
-			rows := float32s(x)
-
 			meta := m.Meta
 			if meta.Source.Library != "scikit-learn" || meta.Source.Version != want.Version || meta.Source.Kind != want.Task {
 				t.Errorf("source is %+v, want %s %s", meta.Source, want.Task, want.Version)
@@ -51,43 +54,81 @@ func TestGolden(t *testing.T) {
 			if !slices.Equal(meta.Classes, classes) {
 				t.Errorf("classes %q, want %q", meta.Classes, classes)
 			}
-			// The rows hold NaN exactly in the cases in which scikit-learn answered such rows.
-			hasNaN := slices.ContainsFunc(rows, func(v float32) bool { return v != v })
-			if meta.Missing != hasNaN {
-				t.Errorf("takes NaN: %v, want %v", meta.Missing, hasNaN)
-			}
-
-			scores := readNPY(t, filepath.Join(dir, "predict.npy"))
-			if meta.Task == model.Classify {
-				predicted := scores
-				scores = readNPY(t, filepath.Join(dir, "proba.npy"))
-				checkLabels(t, m, scores.Float64, predicted)
-			}
-			checkAnswers(t, m, rows, scores.Float64, readNPY(t, filepath.Join(dir, "leaf.npy")).Int64)
+			checkOutputs(t, m, filepath.Join(dir, "answers.npz"))
 		})
 	}
 }
 
-// checkLabels compares the classes with the largest probability, as the engine gives it, with predict's.
-func checkLabels(t *testing.T, m *model.Model, proba []float64, predicted *npy.Array) {
+// TestKinds checks every answer of small models of every kind, in two versions.
+func TestKinds(t *testing.T) {
+	for _, path := range glob(t, "testdata/kinds/*/*.model") {
+		name := strings.TrimSuffix(path, ".model")
+		t.Run(strings.TrimPrefix(filepath.ToSlash(name), "testdata/kinds/"), func(t *testing.T) {
+			checkOutputs(t, load(t, path), name+".npz")
+		})
+	}
+}
+
+// checkOutputs compares the answers of a model with those of scikit-learn: bits, type and shape. The rows hold NaN and
+// infinities exactly if scikit-learn answered such rows.
+func checkOutputs(t *testing.T, m *model.Model, path string) {
 	t.Helper()
-	k := m.Forest.Outputs
-	for i := range predicted.Rows() {
-		row := proba[i*k : (i+1)*k]
-		best := 0
-		for j, p := range row {
-			if p > row[best] {
-				best = j
-			}
+	answers := readNPZ(t, path)
+	rows := answers["X"].floats()
+	delete(answers, "X")
+	f := forest.New(m)
+	if err := f.CheckRows64(rows); err != nil {
+		t.Error(err)
+	}
+	isNaN := func(v float64) bool { return v != v }
+	isInf := func(v float64) bool { return math.IsInf(v, 0) }
+	if nan := slices.ContainsFunc(rows, isNaN); nan != m.Meta.Missing {
+		t.Errorf("takes NaN: %v, want %v", m.Meta.Missing, nan)
+	}
+	if inf := slices.ContainsFunc(rows, isInf); inf != m.Meta.Infinite {
+		t.Errorf("takes infinities: %v, want %v", m.Meta.Infinite, inf)
+	}
+	if len(answers) == 0 {
+		t.Fatal("no answers")
+	}
+	for kind, want := range answers {
+		o, err := f.Output(kind)
+		if err != nil {
+			t.Error(err)
+			continue
 		}
-		var want string
-		if predicted.Strings != nil {
-			want = predicted.Strings[i]
-		} else {
-			want = strconv.FormatInt(predicted.Int64[i], 10)
+		got, err := o.Append64(nil, rows)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if m.Meta.Classes[best] != want {
-			t.Fatalf("row %d: label %q, want %q", i, m.Meta.Classes[best], want)
+		n := len(rows) / f.NumFeatures()
+		if shape := append([]int{n}, o.Shape...); o.Type != want.kind || !slices.Equal(shape, want.shape) {
+			t.Errorf("%s is of type %s and shape %v, want %s and %v", kind, o.Type, shape, want.kind, want.shape)
+			continue
+		}
+		if bytes.Equal(got, want.data) {
+			continue
+		}
+		name := m.Meta.Link.Name
+		switch {
+		case want.kind != "f8" || name == model.Identity || kind == "margin" || kind == "leaf" || (kind == "decision_function" && name != model.Isolation):
+			t.Errorf("%s differs", kind)
+		case kind == "decision_function": // a score less the offset
+			checkNear(t, kind, floats(got), want.floats(), func(a, b float64) bool { return math.Abs(a-b) <= 0x1p-52 })
+		default: // through NumPy's exp or power
+			checkNear(t, kind, floats(got), want.floats(), func(a, b float64) bool {
+				return a*b >= 0 && max(math.Float64bits(a), math.Float64bits(b))-min(math.Float64bits(a), math.Float64bits(b)) <= 2
+			})
+		}
+	}
+}
+
+func checkNear(t *testing.T, kind string, got, want []float64, near func(a, b float64) bool) {
+	t.Helper()
+	for i := range got {
+		if !near(got[i], want[i]) {
+			t.Errorf("%s: element %d is %v, want %v", kind, i, got[i], want[i])
+			return
 		}
 	}
 }
@@ -211,11 +252,24 @@ func load(t *testing.T, path string) *model.Model {
 	return m
 }
 
+// readFile gives a file, or what is in the gzip file of that name and .gz.
 func readFile(t testing.TB, path string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(path)
+	if err == nil {
+		return data
+	}
+	f, err := os.Open(path + ".gz")
 	if err != nil {
 		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err = io.ReadAll(z); err != nil {
+		t.Fatalf("%s: %v", path, err)
 	}
 	return data
 }
@@ -227,28 +281,86 @@ func readJSON(t *testing.T, path string, v any) {
 	}
 }
 
-func readNPY(t *testing.T, path string) *npy.Array {
+// elements is an array of numpy's.
+type elements struct {
+	kind  string // "f8", without the byte order, which is little
+	shape []int
+	data  []byte
+}
+
+// floats gives numbers, those of f4 too.
+func (e elements) floats() []float64 {
+	if e.kind != "f4" {
+		return floats(e.data)
+	}
+	out := make([]float64, len(e.data)/4)
+	for i := range out {
+		out[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(e.data[4*i:])))
+	}
+	return out
+}
+
+func floats(b []byte) []float64 {
+	out := make([]float64, len(b)/8)
+	for i := range out {
+		out[i] = math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:]))
+	}
+	return out
+}
+
+var header = regexp.MustCompile(`'descr': '[<|]([^']*)', 'fortran_order': (False|True), 'shape': \(([^)]*)\)`)
+
+// readNPZ gives the arrays of a file of numpy.savez by their names.
+func readNPZ(t *testing.T, path string) map[string]elements {
 	t.Helper()
-	f, err := os.Open(path)
+	z, err := zip.OpenReader(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	a, err := npy.Read(f)
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
+	defer z.Close()
+	arrays := map[string]elements{}
+	for _, f := range z.File {
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head := 10 + int(binary.LittleEndian.Uint16(b[8:]))
+		parts := header.FindStringSubmatch(string(b[:head]))
+		if parts == nil {
+			t.Fatalf("%s in %s is %q", f.Name, path, b[:head])
+		}
+		e := elements{kind: parts[1], data: b[head:]}
+		for side := range strings.SplitSeq(parts[3], ",") {
+			if side = strings.TrimSpace(side); side != "" {
+				n, err := strconv.Atoi(side)
+				if err != nil {
+					t.Fatal(err)
+				}
+				e.shape = append(e.shape, n)
+			}
+		}
+		if parts[2] == "True" && len(e.shape) == 2 {
+			e.data = transposed(e)
+		}
+		arrays[strings.TrimSuffix(f.Name, ".npy")] = e
 	}
-	return a
+	return arrays
 }
 
-// float32s rounds rows as scikit-learn does before it compares them.
-func float32s(a *npy.Array) []float32 {
-	if a.Float32 != nil {
-		return a.Float32
-	}
-	out := make([]float32, len(a.Float64))
-	for i, v := range a.Float64 {
-		out[i] = float32(v)
+// transposed brings the elements of a matrix in Fortran order into C order.
+func transposed(e elements) []byte {
+	rows, columns := e.shape[0], e.shape[1]
+	size := len(e.data) / (rows * columns)
+	var out []byte
+	for i := range rows {
+		for k := range columns {
+			at := (k*rows + i) * size
+			out = append(out, e.data[at:at+size]...)
+		}
 	}
 	return out
 }
@@ -269,12 +381,23 @@ func hexes(t *testing.T, rows [][]string) []float64 {
 	return out
 }
 
-// glob lists files, of which there must be some.
+// glob lists files, of which there must be some, and those of gzip without their .gz.
 func glob(t testing.TB, pattern string) []string {
 	t.Helper()
 	paths, err := filepath.Glob(pattern)
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("no files %s: %v", pattern, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, _ := filepath.Glob(pattern + ".gz")
+	for i := range paths {
+		paths[i] = strings.TrimSuffix(paths[i], ".gz")
+	}
+	for _, p := range packed {
+		paths = append(paths, strings.TrimSuffix(p, ".gz"))
+	}
+	slices.Sort(paths)
+	if paths = slices.Compact(paths); len(paths) == 0 {
+		t.Fatalf("no files %s", pattern)
 	}
 	return paths
 }

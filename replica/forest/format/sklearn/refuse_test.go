@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -440,12 +439,12 @@ func TestSharedTree(t *testing.T) {
 
 // FuzzImport feeds Import files that were damaged. Whatever it accepts must be valid.
 func FuzzImport(f *testing.F) {
-	for _, pattern := range []string{"testdata/bad/*", "testdata/made/1.9.1/pickle_*.model", "testdata/made/1.9.1/joblib_*_[0-5].model", "testdata/made/1.2.1/labels_*.model", "testdata/golden/rf_iris_strings/model.pkl"} {
+	for _, pattern := range []string{
+		"testdata/bad/*", "testdata/refused/*/*.model", "testdata/made/1.9.1/pickle_*.model", "testdata/made/1.9.1/joblib_*_[0-5].model",
+		"testdata/made/1.2.1/labels_*.model", "testdata/golden/rf_iris_strings/model.pkl", "testdata/kinds/*/*.model",
+	} {
 		for _, path := range glob(f, pattern) {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				f.Fatal(err)
-			}
+			data := readFile(f, path)
 			f.Add(data)
 			for _, part := range []int{4, 2} {
 				f.Add(data[:len(data)-len(data)/part])
