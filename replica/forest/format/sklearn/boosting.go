@@ -130,13 +130,7 @@ func dummyProba(state *pickle.Dict, classes int) ([]float64, error) {
 		}
 		return p, nil
 	case "most_frequent":
-		best := 0
-		for i := range priors {
-			if priors[i] > priors[best] {
-				best = i
-			}
-		}
-		p[best] = 1
+		p[argmax(priors)] = 1
 		return p, nil
 	case "constant":
 		constant, err := floatOf(state, "constant")

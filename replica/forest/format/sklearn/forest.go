@@ -57,6 +57,7 @@ type estimator struct {
 	m     *model.Model
 	// widths are the classes of each target of a classifier, or a 1 for each of a regressor.
 	widths []int
+	size   int64 // of the file, unpacked
 }
 
 func (e *estimator) classifier() bool { return e.m.Meta.Task == model.Classify }
@@ -78,7 +79,7 @@ func (r *reader) estimator(o *pickle.Object, in *inputs) (*model.Model, error) {
 	if _, ok := state.Get("n_features_in_"); !ok {
 		return nil, fmt.Errorf("%w: the %s was saved before it was fitted", ErrUnsupported, o.Class.Name)
 	}
-	e := &estimator{state: state, minor: minor, in: in, m: &model.Model{Meta: model.Meta{
+	e := &estimator{state: state, minor: minor, in: in, size: r.size, m: &model.Model{Meta: model.Meta{
 		Task: model.Regress, Link: model.Link{Name: model.Identity}, Predict: model.PredictScores,
 		Lost:   []string{"impurity and samples of nodes", "training parameters and scores"},
 		Source: model.Source{Library: "scikit-learn", Version: version, Kind: o.Class.Name},
@@ -127,6 +128,7 @@ func (r *reader) tree(e *estimator) error {
 func (r *reader) trees(e *estimator, trees []*pickle.Dict, since int) error {
 	e.m.Meta.Missing = e.minor >= since && e.takesMissing(trees[0])
 	im := r.importer(e, trees)
+	im.alone = e.m.Meta.LeafShape == model.LeafAlone
 	if e.classifier() {
 		im.leaves = leavesOf(e.m.Meta.Source.Version, e.minor)
 	}
@@ -137,7 +139,7 @@ func (r *reader) trees(e *estimator, trees []*pickle.Dict, since int) error {
 	}
 	var err error
 	e.m.Forest, err = im.b.Forest()
-	e.m.Forest.Average = e.m.Meta.LeafShape != model.LeafAlone
+	e.m.Forest.Average = !im.alone
 	return err
 }
 
@@ -224,7 +226,7 @@ func (e *estimator) classes() error {
 	if l, ok := v.(*pickle.List); ok {
 		lists = l.Items
 	}
-	total := 0
+	total, text := 0, int64(0)
 	meta := &e.m.Meta
 	for t, v := range lists {
 		a, err := parseArray(v)
@@ -237,6 +239,12 @@ func (e *estimator) classes() error {
 		}
 		if total += len(items); len(items) < 1 || total > model.MaxOutputs {
 			return fmt.Errorf("%w: %d classes, a model may have 1 to %d", ErrMalformed, total, model.MaxOutputs)
+		}
+		for _, item := range items {
+			text += int64(len(item))
+		}
+		if text > 4*e.size { // one array may be listed many times
+			return fmt.Errorf("%w: the names of the classes take more than the file has bytes for", pickle.ErrLimit)
 		}
 		if t > 0 && kind != meta.ClassKind {
 			return fmt.Errorf("%w: classes of targets are %s and %s", ErrUnsupported, meta.ClassKind, kind)

@@ -116,25 +116,30 @@ type histImporter struct {
 	how    model.Categories
 	budget int64
 
-	// original has, for each feature that the trees know, the row's.
+	// original has, for each feature that the trees know, the row's. Nil: the same.
 	original []int
-	// values has, for each feature that the trees know, the categories by their code; nil for a number.
-	values [][]float64
-	// known are the codes that training knew, by feature.
-	known []map[int]bool
+	// categories are those of the features that have some, by the feature that the trees know.
+	categories map[int]*categories
+	// sets counts the words of all sets.
+	sets int64
 
 	visited []bool
 	stack   []int
+}
+
+// maxCodes is how many codes of categories there can be.
+const maxCodes = 256
+
+// categories are those of a feature.
+type categories struct {
+	values []float64 // by their codes
+	known  [maxCodes]bool
 }
 
 // readCategories works out what the trees' features are. Since 1.4 an encoder comes first, which puts categorical
 // features before the others and gives their categories codes; before, a category is its own code.
 func (im *histImporter) readCategories() error {
 	n := im.m.Meta.Features
-	im.original, im.values, im.known = make([]int, n), make([][]float64, n), make([]map[int]bool, n)
-	for i := range im.original {
-		im.original[i] = i
-	}
 	im.how = model.Floor
 	v, _ := im.state.Get("is_categorical_")
 	if v == nil {
@@ -158,6 +163,11 @@ func (im *histImporter) readCategories() error {
 	if len(categorical) == 0 {
 		return nil
 	}
+	// Each has arrays of its own, which take more.
+	if int64(len(categorical)) > im.size/64 {
+		return fmt.Errorf("%w: %d features have categories, in a file of %d bytes", pickle.ErrLimit, len(categorical), im.size)
+	}
+	im.categories = map[int]*categories{}
 	for _, f := range categorical {
 		if im.in != nil && im.in.columns[f].changes {
 			return fmt.Errorf("%w: the categories of %s are scaled by steps of the pipeline", ErrUnsupported, im.feature(f))
@@ -170,11 +180,12 @@ func (im *histImporter) readCategories() error {
 	}
 	prep, _ := im.state.Get("_preprocessor")
 	if prep == nil {
+		values := make([]float64, maxCodes)
+		for code := range values {
+			values[code] = float64(code)
+		}
 		for _, f := range categorical {
-			im.values[f] = []float64{}
-			for code := range 256 {
-				im.values[f] = append(im.values[f], float64(code))
-			}
+			im.categories[f] = &categories{values: values}
 		}
 		return im.readKnown(categorical)
 	}
@@ -190,9 +201,11 @@ func (im *histImporter) readCategories() error {
 	at := make([]int, len(categorical))
 	for i, list := range lists {
 		at[i] = i
-		if im.values[i], err = categoryValues(list); err != nil {
+		values, err := categoryValues(list)
+		if err != nil {
 			return fmt.Errorf("%s: %w", im.feature(categorical[i]), err)
 		}
+		im.categories[i] = &categories{values: values}
 	}
 	return im.readKnown(at)
 }
@@ -227,12 +240,11 @@ func (im *histImporter) readKnown(at []int) error {
 		if err != nil {
 			return err
 		}
-		im.known[f] = map[int]bool{}
 		for _, c := range codes {
-			if !(c >= 0 && c < 256) {
+			if !(c >= 0 && c < maxCodes) {
 				return fmt.Errorf("%w: bin_thresholds_ has category %v, expected 0 to 255", ErrMalformed, c)
 			}
-			im.known[f][int(c)] = true
+			im.categories[f].known[int(c)] = true
 		}
 	}
 	return nil
@@ -273,6 +285,9 @@ func categoryValues(v any) ([]float64, error) {
 	a, err := parseArray(v)
 	if err != nil {
 		return nil, err
+	}
+	if a.count > maxCodes+1 {
+		return nil, fmt.Errorf("%w: it has %d categories, at most %d have a code", ErrMalformed, a.count, maxCodes)
 	}
 	var out []float64
 	for i := range a.count {
@@ -390,8 +405,12 @@ func (im *histImporter) tree(v any) error {
 
 func (im *histImporter) addSplit(h *histNodes, id int) error {
 	feature := h.feature.int(id)
-	if feature < 0 || feature >= int64(len(im.original)) {
-		return fmt.Errorf("%w: it compares feature %d of %d", ErrMalformed, feature, len(im.original))
+	if n := im.m.Meta.Features; feature < 0 || feature >= int64(n) {
+		return fmt.Errorf("%w: it compares feature %d of %d", ErrMalformed, feature, n)
+	}
+	source := int(feature)
+	if im.original != nil {
+		source = im.original[feature]
 	}
 	missingLeft := h.missingLeft.int(id) != 0
 	if h.categorical.int(id) == 0 {
@@ -399,49 +418,56 @@ func (im *histImporter) addSplit(h *histNodes, id int) error {
 		if math.IsNaN(threshold) {
 			return fmt.Errorf("%w: its threshold is NaN", ErrMalformed)
 		}
-		return im.in.split(im.b, im.original[feature], threshold, false, missingLeft)
+		return im.in.split(im.b, source, threshold, false, missingLeft)
 	}
-	if im.values[feature] == nil {
-		return fmt.Errorf("%w: it asks for categories of feature %d, which is a number", ErrMalformed, im.original[feature])
+	c := im.categories[int(feature)]
+	if c == nil {
+		return fmt.Errorf("%w: it asks for categories of %s, which is a number", ErrMalformed, im.feature(source))
 	}
 	set := h.bitset.int(id)
 	if set < 0 || set >= int64(h.sets.count/8) {
 		return fmt.Errorf("%w: it has the set of categories %d of %d", ErrMalformed, set, h.sets.count/8)
 	}
 	inLeft := func(code int) bool {
-		return code < 256 && h.sets.dtype.uint(h.sets.item(int(set)*8+code/32))>>(code%32)&1 != 0
+		return code < maxCodes && h.sets.dtype.uint(h.sets.item(int(set)*8+code/32))>>(code%32)&1 != 0
 	}
-	return im.addSet(int(feature), inLeft, missingLeft)
+	return im.addSet(source, c, inLeft, missingLeft)
 }
 
 // addSet adds a split that sends the categories of the set left, the others that training knew right, and what it did not
 // know where missing values go. So the set that is kept has those which go to the other side.
-func (im *histImporter) addSet(feature int, inLeft func(code int) bool, missingLeft bool) error {
+func (im *histImporter) addSet(source int, c *categories, inLeft func(code int) bool, missingLeft bool) error {
 	var flags, missing model.Flags
 	if missingLeft {
 		flags, missing = model.SetRight, model.MissingLeft
 	}
-	source, filled := im.original[feature], math.NaN()
+	filled := math.NaN()
 	if im.in != nil {
-		c := &im.in.columns[source]
-		source, filled = c.source, c.image(math.NaN())
+		column := &im.in.columns[source]
+		source, filled = column.source, im.category(column.image(filled))
 	}
 	var words []uint32
-	for code, value := range im.values[feature] {
-		if inLeft(code) == missingLeft || (missingLeft && !im.known[feature][code]) {
+	for code, value := range c.values {
+		if inLeft(code) == missingLeft || (missingLeft && !(code < maxCodes && c.known[code])) {
 			continue
 		}
-		c := int(value)
-		if short := c/32 + 1 - len(words); short > 0 {
+		v := int(value)
+		if short := v/32 + 1 - len(words); short > 0 {
 			words = append(words, make([]uint32, short)...)
 		}
-		words[c/32] |= 1 << (c % 32)
-		if value == im.category(filled) { // NaN is imputed by a category that goes to the other side
+		words[v/32] |= 1 << (v % 32)
+		if value == filled { // NaN is imputed by a category that goes to the other side
 			missing ^= model.MissingLeft
 		}
 	}
+	if im.sets += int64(len(words)); im.sets > maxSetWords+4*im.size {
+		return fmt.Errorf("%w: the sets of categories take more than %d bytes; smaller numbers of categories take less", pickle.ErrLimit, 4*im.sets)
+	}
 	return im.b.SplitSet(source, words, flags|missing)
 }
+
+// maxSetWords is how many words sets may have besides those that a file's size explains.
+const maxSetWords = 16 << 20
 
 // category is the category that a number stands for.
 func (im *histImporter) category(x float64) float64 {

@@ -25,11 +25,11 @@ func (r *reader) isolation(e *estimator) error {
 	if err != nil {
 		return err
 	}
-	subsets, err := subsetsOf(e.state, len(trees), e.m.Meta.Features)
+	subsets, err := listOf(e.state, "estimators_features_", len(trees))
 	if err != nil {
 		return err
 	}
-	lengths, err := lengthsOf(e.state, len(trees))
+	lengths, err := listOf(e.state, "_average_path_length_per_tree", len(trees)) // since 1.3
 	if err != nil {
 		return err
 	}
@@ -37,16 +37,15 @@ func (r *reader) isolation(e *estimator) error {
 	for i, t := range trees {
 		im.value = func(l leaf) (float64, error) { return float64(l.path) + pathLength(l.samples) - 1, nil }
 		if lengths != nil {
-			im.value = func(l leaf) (float64, error) {
-				if l.id >= len(lengths[i]) {
-					return 0, fmt.Errorf("%w: there are average path lengths of %d nodes", ErrMalformed, len(lengths[i]))
-				}
-				return float64(l.path) + lengths[i][l.id] - 1, nil
+			if im.value, err = im.pathLengths(lengths[i]); err != nil {
+				return fmt.Errorf("tree %d: %w", i, err)
 			}
 		}
 		im.features = e.m.Meta.Features
 		if subsets != nil {
-			im.subset, im.features = subsets[i], len(subsets[i])
+			if err := im.featuresOf(subsets[i], e.m.Meta.Features); err != nil {
+				return fmt.Errorf("tree %d: %w", i, err)
+			}
 		}
 		if err := im.treeOf(i, t); err != nil {
 			return err
@@ -63,67 +62,67 @@ func (r *reader) isolation(e *estimator) error {
 	return nil
 }
 
-// lengthsOf gives pathLength of each tree's nodes, as NumPy worked it out at training: since 1.3 it is kept. Its logarithm
-// depends on NumPy's version and on the processor.
-func lengthsOf(state *pickle.Dict, trees int) ([][]float64, error) {
-	const key = "_average_path_length_per_tree"
-	v, ok := state.Get(key)
-	if !ok {
+// listOf gives the items of an attribute that has one for each tree, nil when there is none.
+func listOf(state *pickle.Dict, key string, trees int) ([]any, error) {
+	var items []any
+	v, _ := state.Get(key)
+	switch v := v.(type) {
+	case nil:
 		return nil, nil
+	case *pickle.List:
+		items = v.Items
+	case pickle.Tuple:
+		items = v
 	}
-	t, ok := v.(pickle.Tuple)
-	if !ok || len(t) != trees {
-		return nil, fmt.Errorf("%w: %s is %s, for %d trees", ErrMalformed, key, pickle.Describe(v), trees)
+	if len(items) != trees {
+		return nil, fmt.Errorf("%w: %s is %s, expected one for each of %d trees", ErrMalformed, key, pickle.Describe(v), trees)
 	}
-	out := make([][]float64, trees)
-	for i, v := range t {
-		a, err := parseArray(v)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", key, err)
-		}
-		if a.dtype.kind != 'f' {
-			return nil, fmt.Errorf("%w: %s of tree %d is an array of %s", ErrMalformed, key, i, a.dtype)
-		}
-		if out[i], err = floats(a, key); err != nil {
-			return nil, err
-		}
-		for _, x := range out[i] {
-			if x-x != 0 {
-				return nil, fmt.Errorf("%w: %s of tree %d has %v", ErrMalformed, key, i, x)
-			}
-		}
-	}
-	return out, nil
+	return items, nil
 }
 
-// subsetsOf gives the features that each tree was grown on, nil when all saw all in their order.
-func subsetsOf(state *pickle.Dict, trees, features int) ([][]int, error) {
-	v, ok := state.Get("estimators_features_")
-	l, isList := v.(*pickle.List)
-	if !ok || !isList {
-		return nil, nil
+// pathLengths makes the value of leaves out of pathLength of a tree's nodes as NumPy worked it out at training: its
+// logarithm depends on NumPy's version and on the processor.
+func (im *importer) pathLengths(v any) (func(l leaf) (float64, error), error) {
+	a, err := parseArray(v)
+	if err != nil {
+		return nil, err
 	}
-	if len(l.Items) != trees {
-		return nil, fmt.Errorf("%w: estimators_features_ has %d entries for %d trees", ErrMalformed, len(l.Items), trees)
+	if a.dtype.kind != 'f' || a.dtype.size != 8 {
+		return nil, fmt.Errorf("%w: average path lengths of type %s, expected <f8", ErrMalformed, a.dtype)
 	}
-	out := make([][]int, trees)
-	for i, v := range l.Items {
-		a, err := parseArray(v)
-		if err != nil {
-			return nil, fmt.Errorf("estimators_features_: %w", err)
+	return func(l leaf) (float64, error) {
+		if l.id >= a.count {
+			return 0, fmt.Errorf("%w: there are average path lengths of %d nodes", ErrMalformed, a.count)
 		}
-		if a.dtype.kind != 'i' && a.dtype.kind != 'u' || len(a.shape) != 1 || a.count < 1 || a.count > features {
-			return nil, fmt.Errorf("%w: the features of tree %d are an array of %s of shape %v", ErrMalformed, i, a.dtype, a.shape)
+		x := a.dtype.float(a.item(l.id))
+		if x-x != 0 {
+			return 0, fmt.Errorf("%w: its average path length is %v", ErrMalformed, x)
 		}
-		for k := range a.count {
-			f := a.dtype.int(a.item(k))
-			if f < 0 || f >= int64(features) {
-				return nil, fmt.Errorf("%w: tree %d was grown on feature %d of %d", ErrMalformed, i, f, features)
-			}
-			out[i] = append(out[i], int(f))
-		}
+		return float64(l.path) + x - 1, nil
+	}, nil
+}
+
+// featuresOf takes the features of the forest that the next tree was grown on.
+func (im *importer) featuresOf(v any, features int) error {
+	a, err := parseArray(v)
+	if err != nil {
+		return fmt.Errorf("estimators_features_: %w", err)
 	}
-	return out, nil
+	if a.dtype.kind != 'i' && a.dtype.kind != 'u' || len(a.shape) != 1 || a.count < 1 || a.count > features {
+		return fmt.Errorf("%w: its features are an array of %s of shape %v", ErrMalformed, a.dtype, a.shape)
+	}
+	if im.budget -= int64(a.count); im.budget < 0 {
+		return fmt.Errorf("%w: the trees up to here were grown on more features than the file has bytes for", pickle.ErrLimit)
+	}
+	im.features, im.subset = a.count, im.subset[:0]
+	for k := range a.count {
+		f := a.dtype.int(a.item(k))
+		if f < 0 || f >= int64(features) {
+			return fmt.Errorf("%w: it was grown on feature %d of %d", ErrMalformed, f, features)
+		}
+		im.subset = append(im.subset, int(f))
+	}
+	return nil
 }
 
 // pathLength is the average length of an unsuccessful search in a binary search tree of n keys.

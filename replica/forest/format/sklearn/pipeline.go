@@ -156,7 +156,7 @@ func (r *reader) pipeline(o *pickle.Object) (*model.Model, error) {
 	}
 	last := steps[len(steps)-1]
 	var in *inputs
-	f := &folder{}
+	f := newFolder(r.size)
 	for _, s := range steps[:len(steps)-1] {
 		if s.object == nil { // "passthrough"
 			continue
@@ -246,11 +246,28 @@ func newInputs(o *pickle.Object, size int64) (*inputs, error) {
 	return in, nil
 }
 
-// folder folds steps. It counts them, since a small file may refer to one many times, and to itself.
-type folder struct{ steps int }
+// folder folds steps. It counts what it does, since a small file may refer to one step many times, and to one that is
+// part of itself.
+type folder struct {
+	steps  int
+	budget int64 // functions that columns may still have
+}
 
-// maxSteps bounds the work that a file can ask for.
-const maxSteps = 256
+// maxSteps is how many steps are folded at most.
+const maxSteps = 64
+
+func newFolder(size int64) *folder { return &folder{budget: 1<<20 + 8*size} }
+
+// charge counts the functions of columns that are about to get one more.
+func (f *folder) charge(columns []chain) error {
+	for i := range columns {
+		f.budget -= int64(len(columns[i].apply)) + 1
+	}
+	if f.budget < 0 {
+		return fmt.Errorf("%w: the pipeline's columns take more than the file has bytes for", pickle.ErrLimit)
+	}
+	return nil
+}
 
 // folds are the steps that can be folded, by their class, besides ColumnTransformer.
 var folds = map[string]func(state *pickle.Dict, columns []chain) ([]chain, error){
@@ -265,6 +282,9 @@ var folds = map[string]func(state *pickle.Dict, columns []chain) ([]chain, error
 func (f *folder) transform(o *pickle.Object, columns []chain) ([]chain, error) {
 	if f.steps++; f.steps > maxSteps {
 		return nil, fmt.Errorf("%w: a pipeline of more than %d steps", ErrUnsupported, maxSteps)
+	}
+	if err := f.charge(columns); err != nil {
+		return nil, err
 	}
 	state, ok := o.State.(*pickle.Dict)
 	if !ok {
@@ -475,7 +495,10 @@ func (f *folder) composed(state *pickle.Dict, columns []chain) ([]chain, error) 
 	if err := features(&meta, state); err != nil {
 		return nil, err
 	}
-	names := meta.Names
+	names := make(map[string]int, len(meta.Names))
+	for i, name := range meta.Names {
+		names[name] = i
+	}
 	v, _ := state.Get("transformers_")
 	l, ok := v.(*pickle.List)
 	if !ok {
@@ -504,6 +527,9 @@ func (f *folder) composed(state *pickle.Dict, columns []chain) ([]chain, error) 
 			if taken, err = f.chained(o, taken); err != nil {
 				return nil, fmt.Errorf("transformer %q: %w", name, err)
 			}
+		}
+		if err := f.charge(taken); err != nil {
+			return nil, err
 		}
 		if v, ok := byName.Get(name); ok {
 			if taken, err = weighted(v, taken); err != nil {
@@ -572,7 +598,7 @@ func identity(o *pickle.Object) bool {
 }
 
 // selected gives the columns that a transformer takes: by index, by name, by a mask or by a slice.
-func selected(v any, columns []chain, names []string) ([]chain, error) {
+func selected(v any, columns []chain, names map[string]int) ([]chain, error) {
 	var items []any
 	switch v := v.(type) {
 	case *pickle.List:
@@ -626,10 +652,12 @@ func selected(v any, columns []chain, names []string) ([]chain, error) {
 }
 
 // place finds one of n columns by its index, which counts from the end when it is negative, or by its name.
-func place(v any, n int, names []string) (int, error) {
+func place(v any, n int, names map[string]int) (int, error) {
 	at := int64(-1)
 	if name, ok := v.(string); ok {
-		at = int64(slices.Index(names, name))
+		if i, ok := names[name]; ok {
+			at = int64(i)
+		}
 	} else {
 		var err error
 		if at, err = parseInt(v); err != nil {
@@ -645,7 +673,7 @@ func place(v any, n int, names []string) (int, error) {
 	return int(at), nil
 }
 
-func selectedBy(a *array, columns []chain, names []string) ([]chain, error) {
+func selectedBy(a *array, columns []chain, names map[string]int) ([]chain, error) {
 	if k := a.dtype.kind; k == 'U' || k == 'O' {
 		wanted, _, err := texts(a)
 		if err != nil {
@@ -679,7 +707,7 @@ func selectedBy(a *array, columns []chain, names []string) ([]chain, error) {
 }
 
 // sliced gives the columns of a slice: of indices without its end, of names with it.
-func sliced(args pickle.Tuple, columns []chain, names []string) ([]chain, error) {
+func sliced(args pickle.Tuple, columns []chain, names map[string]int) ([]chain, error) {
 	if len(args) != 3 {
 		return nil, fmt.Errorf("%w: a slice with %d arguments", ErrMalformed, len(args))
 	}

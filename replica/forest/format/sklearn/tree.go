@@ -30,6 +30,7 @@ type importer struct {
 	features int   // that the trees have
 	widths   []int // values of a leaf, for each target
 	leaves   leafKind
+	alone    bool    // the only tree, not of a forest
 	in       *inputs // what becomes of a row before the trees see it
 	subset   []int   // features of the tree that comes, among those of the forest; nil: all of them
 	// value makes what a leaf of one value adds to the sum. Nil: its value.
@@ -292,8 +293,13 @@ func (im *importer) addLeaf(c columns, at visit, values *array) error {
 			if total == 0 {
 				total = 1
 			}
+			best := argmax(row)
 			for k := range row {
 				row[k] /= total
+			}
+			// A tree alone chooses by the counts, a forest by the fractions, of which two may round to the same.
+			if im.alone && argmax(row) != best {
+				return fmt.Errorf("%w: of its classes, %d has the largest weight and %d the largest probability", ErrUnsupported, best, argmax(row))
 			}
 		case fractions:
 			if !isOne(row) {
@@ -326,6 +332,17 @@ func (im *importer) row(id, target int, values *array) []float64 {
 		im.leaf = append(im.leaf, values.dtype.float(values.item(first+k)))
 	}
 	return im.leaf[from:]
+}
+
+// argmax is the first of the largest numbers.
+func argmax(v []float64) int {
+	best := 0
+	for i := range v {
+		if v[i] > v[best] {
+			best = i
+		}
+	}
+	return best
 }
 
 // isOne tells whether fractions add up to 1, as near as weights and rounding let them. Counts do not.
