@@ -161,6 +161,9 @@ func (r *reader) pipeline(o *pickle.Object) (*model.Model, error) {
 		if s.object == nil { // "passthrough"
 			continue
 		}
+		if _, err := f.foldOf(s.object.Class); err != nil {
+			return nil, fmt.Errorf("step %q: %w", s.name, err)
+		}
 		if in == nil {
 			if in, err = newInputs(s.object, r.size); err != nil {
 				return nil, fmt.Errorf("step %q: %w", s.name, err)
@@ -269,8 +272,23 @@ func (f *folder) charge(columns []chain) error {
 	return nil
 }
 
+// fold gives the columns behind a step of these attributes.
+type fold func(state *pickle.Dict, columns []chain) ([]chain, error)
+
+// foldOf finds how a step of a class is folded.
+func (f *folder) foldOf(class pickle.Global) (fold, error) {
+	if class.String() == "sklearn.compose._column_transformer.ColumnTransformer" {
+		return f.composed, nil
+	}
+	if fold, ok := folds[class.String()]; ok {
+		return fold, nil
+	}
+	return nil, fmt.Errorf("%w: a %s cannot be folded into a forest; StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, "+
+		"SimpleImputer and a ColumnTransformer of them can", ErrUnsupported, class)
+}
+
 // folds are the steps that can be folded, by their class, besides ColumnTransformer.
-var folds = map[string]func(state *pickle.Dict, columns []chain) ([]chain, error){
+var folds = map[string]fold{
 	"sklearn.preprocessing._data.StandardScaler": linear{minus: "mean_", minusIf: "with_mean", by: "scale_", byIf: "with_std"}.fold,
 	"sklearn.preprocessing._data.RobustScaler":   linear{minus: "center_", minusIf: "with_centering", by: "scale_", byIf: "with_scaling"}.fold,
 	"sklearn.preprocessing._data.MaxAbsScaler":   maxAbs,
@@ -286,17 +304,13 @@ func (f *folder) transform(o *pickle.Object, columns []chain) ([]chain, error) {
 	if err := f.charge(columns); err != nil {
 		return nil, err
 	}
+	fold, err := f.foldOf(o.Class)
+	if err != nil {
+		return nil, err
+	}
 	state, ok := o.State.(*pickle.Dict)
 	if !ok {
 		return nil, fmt.Errorf("%w: the state of the %s is %s", ErrMalformed, o.Class.Name, pickle.Describe(o.State))
-	}
-	fold, ok := folds[o.Class.String()]
-	if o.Class.String() == "sklearn.compose._column_transformer.ColumnTransformer" {
-		fold, ok = f.composed, true
-	}
-	if !ok {
-		return nil, fmt.Errorf("%w: a %s cannot be folded into a forest; StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, "+
-			"SimpleImputer and a ColumnTransformer of them can", ErrUnsupported, o.Class)
 	}
 	if n, err := intOf(state, "n_features_in_"); err != nil {
 		return nil, err

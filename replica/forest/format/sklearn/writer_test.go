@@ -22,6 +22,8 @@ type (
 	again int // what was remembered at this place
 	// remembered is a value that again can refer to; places count up from 0 as they are written.
 	remembered struct{ value any }
+	// selfish is an object, remembered first, whose state may refer to it.
+	selfish func(me again) object
 	// followed is an object with raw bytes after it.
 	followed struct {
 		value object
@@ -84,6 +86,10 @@ func write(b []byte, v any) []byte {
 		return b
 	case remembered:
 		return append(write(b, v.value), 0x94)
+	case selfish:
+		o := v(0)
+		b = append(write(write(b, o.class), o.args), 'R', 0x94)
+		return append(write(b, o.state), 'b')
 	case followed:
 		return append(write(b, v.value), v.raw...)
 	case again:
@@ -187,6 +193,11 @@ func classifier() *testForest {
 
 // file is the pickle of a forest.
 func (f *testForest) file() []byte {
+	return append(pickled(object{f.class, tuple{}, f.state()}), f.trailing...)
+}
+
+// state has a forest's attributes.
+func (f *testForest) state() dict {
 	est := f.estimators
 	if est == nil {
 		l := list{}
@@ -206,8 +217,7 @@ func (f *testForest) file() []byte {
 	if f.names != nil {
 		state = append(state, pair{"feature_names_in_", f.names})
 	}
-	state = append(state, f.extra...)
-	return append(pickled(object{f.class, tuple{}, state}), f.trailing...)
+	return append(state, f.extra...)
 }
 
 // estimator is the tree's estimator.
