@@ -168,11 +168,14 @@ func initial(p []float64, outputs int, exponential bool, minor int) []float64 {
 		return []float64{v}
 	}
 	out := make([]float64, outputs)
+	if minor < 4 {
+		for i, v := range clipped {
+			out[i] = oldLog(v)
+		}
+		return out
+	}
 	for i, v := range clipped {
 		out[i] = libm.Log(v)
-	}
-	if minor < 4 {
-		return out
 	}
 	// "log(y_pred / gmean(y_pred))", and SciPy's gmean is exp of the mean of the logarithms.
 	mean := libm.Exp(link.Sum(out) / float64(outputs))
@@ -182,9 +185,12 @@ func initial(p []float64, outputs int, exponential bool, minor int) []float64 {
 	return out
 }
 
-// logit is the logarithm of p/(1-p). SciPy's takes another way near 1/2.
+// logit is the logarithm of p/(1-p). SciPy's, as of 1.11, takes another way near 1/2.
 func logit(p float64, scipy bool) float64 {
-	if scipy && p >= 0.3 && p <= 0.65 {
+	switch {
+	case !scipy:
+		return oldLog(p / (1 - p))
+	case p >= 0.3 && p <= 0.65:
 		s := 2 * (p - 0.5)
 		return libm.Log1p(s) - libm.Log1p(-s)
 	}

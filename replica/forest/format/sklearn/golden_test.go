@@ -24,7 +24,7 @@ import (
 
 // TestGolden checks what is said about larger models, of versions 1.1 to 1.9, and every answer against scikit-learn's own.
 func TestGolden(t *testing.T) {
-	for _, dir := range glob(t, "testdata/golden/*") {
+	for _, dir := range append(glob(t, "testdata/golden/*"), glob(t, "testdata/packed/*")...) {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			var want struct {
 				Version  string
@@ -54,7 +54,7 @@ func TestGolden(t *testing.T) {
 			if !slices.Equal(meta.Classes, classes) {
 				t.Errorf("classes %q, want %q", meta.Classes, classes)
 			}
-			checkOutputs(t, m, filepath.Join(dir, "answers.npz"))
+			checkOutputs(t, m, dir)
 		})
 	}
 }
@@ -64,7 +64,7 @@ func TestKinds(t *testing.T) {
 	for _, path := range glob(t, "testdata/kinds/*/*.model") {
 		name := strings.TrimSuffix(path, ".model")
 		t.Run(strings.TrimPrefix(filepath.ToSlash(name), "testdata/kinds/"), func(t *testing.T) {
-			checkOutputs(t, load(t, path), name+".npz")
+			checkOutputs(t, load(t, path), name)
 		})
 	}
 }
@@ -73,7 +73,7 @@ func TestKinds(t *testing.T) {
 // infinities exactly if scikit-learn answered such rows.
 func checkOutputs(t *testing.T, m *model.Model, path string) {
 	t.Helper()
-	answers := readNPZ(t, path)
+	answers := readArrays(t, path)
 	rows := answers["X"].floats()
 	delete(answers, "X")
 	f := forest.New(m)
@@ -310,15 +310,26 @@ func floats(b []byte) []float64 {
 
 var header = regexp.MustCompile(`'descr': '[<|]([^']*)', 'fortran_order': (False|True), 'shape': \(([^)]*)\)`)
 
-// readNPZ gives the arrays of a file of numpy.savez by their names.
-func readNPZ(t *testing.T, path string) map[string]elements {
+// readArrays gives arrays by their names: the .npy files of a folder, or else what a file of numpy.savez has, in a folder
+// or by the path and .npz.
+func readArrays(t *testing.T, path string) map[string]elements {
 	t.Helper()
-	z, err := zip.OpenReader(path)
+	arrays := map[string]elements{}
+	loose, _ := filepath.Glob(filepath.Join(path, "*.npy"))
+	for _, p := range loose {
+		arrays[strings.TrimSuffix(filepath.Base(p), ".npy")] = parseNPY(t, p, readFile(t, p))
+	}
+	if len(loose) > 0 {
+		return arrays
+	}
+	z, err := zip.OpenReader(filepath.Join(path, "answers.npz"))
+	if err != nil {
+		z, err = zip.OpenReader(path + ".npz")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer z.Close()
-	arrays := map[string]elements{}
 	for _, f := range z.File {
 		r, err := f.Open()
 		if err != nil {
@@ -328,27 +339,33 @@ func readNPZ(t *testing.T, path string) map[string]elements {
 		if err != nil {
 			t.Fatal(err)
 		}
-		head := 10 + int(binary.LittleEndian.Uint16(b[8:]))
-		parts := header.FindStringSubmatch(string(b[:head]))
-		if parts == nil {
-			t.Fatalf("%s in %s is %q", f.Name, path, b[:head])
-		}
-		e := elements{kind: parts[1], data: b[head:]}
-		for side := range strings.SplitSeq(parts[3], ",") {
-			if side = strings.TrimSpace(side); side != "" {
-				n, err := strconv.Atoi(side)
-				if err != nil {
-					t.Fatal(err)
-				}
-				e.shape = append(e.shape, n)
-			}
-		}
-		if parts[2] == "True" && len(e.shape) == 2 {
-			e.data = transposed(e)
-		}
-		arrays[strings.TrimSuffix(f.Name, ".npy")] = e
+		arrays[strings.TrimSuffix(f.Name, ".npy")] = parseNPY(t, path, b)
 	}
 	return arrays
+}
+
+// parseNPY understands a .npy file of version 1.
+func parseNPY(t *testing.T, path string, b []byte) elements {
+	t.Helper()
+	head := 10 + int(binary.LittleEndian.Uint16(b[8:]))
+	parts := header.FindStringSubmatch(string(b[:head]))
+	if parts == nil {
+		t.Fatalf("%s: %q", path, b[:head])
+	}
+	e := elements{kind: parts[1], data: b[head:]}
+	for side := range strings.SplitSeq(parts[3], ",") {
+		if side = strings.TrimSpace(side); side != "" {
+			n, err := strconv.Atoi(side)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.shape = append(e.shape, n)
+		}
+	}
+	if parts[2] == "True" && len(e.shape) == 2 {
+		e.data = transposed(e)
+	}
+	return e
 }
 
 // transposed brings the elements of a matrix in Fortran order into C order.

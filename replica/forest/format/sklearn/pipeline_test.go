@@ -139,8 +139,11 @@ func TestPipelineIsSound(t *testing.T) {
 
 // TestColumns selects columns in every way in which scikit-learn saves it.
 func TestColumns(t *testing.T) {
-	named := columns(nil).with("feature_names_in_", object{"numpy.core.multiarray._reconstruct", tuple{global("numpy.ndarray"), tuple{0}, []byte("b")},
-		tuple{1, tuple{3}, scalarType("|O8"), false, list{"x", "y", "z"}}})
+	named := columns(nil).with("feature_names_in_", object{
+		"numpy.core.multiarray._reconstruct",
+		tuple{global("numpy.ndarray"), tuple{0}, []byte("b")},
+		tuple{1, tuple{3}, scalarType("|O8"), false, list{"x", "y", "z"}},
+	})
 	taking := func(c any) object { return named.with("transformers_", list{tuple{"t", "passthrough", c}}) }
 	identity := object{"sklearn.preprocessing._function_transformer.FunctionTransformer", tuple{}, dict{{"func", nil}}}
 	for name, step := range map[string]object{

@@ -133,7 +133,8 @@ def main():
     text = np.array(["no", "yes", "p\u00e4h"])
 
     # Trees and forests: labels in their types, several targets.
-    for kind, labels in (("i2", (y3 * 1000 - 500).astype("i2")), ("u4", y3.astype("u4")), ("f4", y3.astype("f4")), ("bool", y3 > 0), ("object", text[y3].astype(object))):
+    kinds = (("i2", (y3 * 1000 - 500).astype("i2")), ("u4", y3.astype("u4")), ("f4", y3.astype("f4")), ("bool", y3 > 0), ("object", text[y3].astype(object)))
+    for kind, labels in kinds if VERSION >= (1, 9) else kinds[3:]:
         save("labels_" + kind, ExtraTreesClassifier(2, max_depth=3, random_state=0).fit(X3, labels), X3)
     save("two_text_targets", DecisionTreeClassifier(max_depth=4).fit(X3, np.column_stack([text[y3], np.array(["a longer one", "x"])[y3 % 2]])), X3)
     save("three_targets", RandomForestRegressor(**few).fit(Xr, np.column_stack([yr, -yr, Xr[:, 0]])), Xr)
@@ -194,6 +195,8 @@ def main():
     }
     if VERSION >= (1, 9):
         scalers["max_abs_clipped"] = MaxAbsScaler(clip=True)
+    else:  # they are saved alike
+        scalers = {name: scalers[name] for name in ("standard", "clipped")}
     for name, scaler in scalers.items():
         save("pipeline_" + name, make_pipeline(scaler, SimpleImputer(strategy="median"), forest()).fit(holes(X), y), holes(X))
     save("pipeline_float32", make_pipeline(SimpleImputer(), MinMaxScaler(), make_pipeline(StandardScaler(), GradientBoostingRegressor(**few))).fit(holes(Xr).astype("f4"), yr), holes(Xr))
