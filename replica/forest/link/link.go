@@ -4,7 +4,7 @@
 //   - XGBoost, whose margins are float32: glibc's expf; a sigmoid is 1/(exp(-x)+1+1e-16) in float32, the sum of a softmax
 //     is kept in float64.
 //   - LightGBM and scikit-learn, whose margins are float64: glibc's exp. scikit-learn's softmax uses NumPy's exp, whose
-//     bits depend on the processor: it is up to 2 units in the last place away. Up to scikit-learn 1.3, GradientBoosting's goes
+//     bits depend on the processor: it is up to 4 units in the last place away. Up to scikit-learn 1.3, GradientBoosting's goes
 //     through NumPy's log, which moves it by up to as many units as the logarithm of the classes' weights is large.
 package link
 

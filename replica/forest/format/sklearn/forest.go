@@ -65,6 +65,9 @@ func (e *estimator) classifier() bool { return e.m.Meta.Task == model.Classify }
 // estimator makes a model of an estimator whose rows come through in, nil for as they are.
 func (r *reader) estimator(o *pickle.Object, in *inputs) (*model.Model, error) {
 	read, ok := estimators[o.Class.String()]
+	if !ok && strings.HasSuffix(o.Class.Name, "SearchCV") {
+		return nil, fmt.Errorf("%w: the file holds an object of %s; save its best_estimator_; %s", ErrUnsupported, o.Class, reads)
+	}
 	if !ok {
 		return nil, fmt.Errorf("%w: the file holds an object of %s; %s", ErrUnsupported, o.Class, reads)
 	}

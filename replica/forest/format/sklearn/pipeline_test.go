@@ -19,7 +19,7 @@ func TestRefusedModels(t *testing.T) {
 		"ada_boost":                "an object of sklearn.ensemble._weight_boosting.AdaBoostClassifier; Coppice reads RandomForest",
 		"gb_init_linear":           "init is an object of sklearn.linear_model._base.LinearRegression",
 		"gb_init_stratified":       `a DummyClassifier of strategy "stratified"`,
-		"grid_search":              "an object of sklearn.model_selection._search.GridSearchCV",
+		"grid_search":              "an object of sklearn.model_selection._search.GridSearchCV; save its best_estimator_",
 		"hist_categories_halves":   "feature 1: unsupported model: it has the category 0.5",
 		"hist_categories_negative": "feature 1: unsupported model: it has the category -2",
 		"hist_categories_scaled":   `step "histgradientboostingclassifier": unsupported model: the categories of feature 1 are scaled`,

@@ -13,6 +13,7 @@
 //	pipeline.go   scalers and imputers before one of them
 //	tree.go       sklearn.tree._tree.Tree, to the canonical form
 //	label.go      class labels and feature names as text
+//	log.go        a logarithm of old
 //
 // # Exactness
 //
@@ -21,12 +22,23 @@
 // original. HistGradientBoosting compares float64. Up to scikit-learn 1.3 a leaf of a classifier holds counts that
 // predict_proba divides by their sum; from 1.4 on it holds fractions that are used as they are. The division is done here
 // once, with the order of summation that numpy has. A booster's learning rate is multiplied into its leaves. Leaf ids are
-// scikit-learn's node indices. scikit-learn's softmax, exp and power are numpy's, whose last bits depend on the processor:
-// there, answers are within 2 units in the last place.
+// scikit-learn's node indices.
+//
+// Probabilities of boosters of three classes or more, means of Poisson and gamma models and the scores of isolation forests
+// go through numpy's exp or power, whose last bits depend on the processor: on one with AVX-512 probabilities were up to 4
+// units in the last place away. What GradientBoosting of classes begins with is not in the file but worked out again when
+// the library predicts, from the classes' priors; see oldLog for versions before 1.4. From 1.4 on it is SciPy's logit, as SciPy
+// has had it since it treats what is near 1/2 apart. Up to 1.3 HistGradientBoosting takes a category modulo 256; here
+// categories from 256 on are unknown.
+//
+// # Pipelines
 //
 // A step of a pipeline that makes each feature of one value, by a function that never falls, is folded into the
 // thresholds: instead of the image of a value with the threshold, the model compares the value with the largest float64
-// whose image is not above it. That is what the pipeline answers for rows of float64.
+// whose image is not above it. That is what the pipeline answers for rows of float64; for rows of float32 scikit-learn does
+// the steps in float32, and may answer otherwise beside a threshold. Whether rows may hold NaN and infinities is one answer
+// for all features of a model, and may differ by feature in a pipeline: NaN is taken if any feature is imputed, infinities
+// if no step checks for them. Meta.Lost says where that differs.
 package sklearn
 
 import (
@@ -42,8 +54,8 @@ import (
 // Errors that every refusal wraps one of. A file that is not a sound pickle is refused with an error of
 // package pickle, and a tree that the canonical form cannot hold with model.ErrInvalid.
 var (
-	// ErrUnsupported is wrapped when the file is sound, as far as it was read, and is not a forest that this
-	// package reads: another class, another version, another compression, several outputs.
+	// ErrUnsupported is wrapped when the file is sound, as far as it was read, and is not a model that this
+	// package reads with all its bits: another class, another version, another compression, another step of a pipeline.
 	ErrUnsupported = errors.New("unsupported model")
 	// ErrForbidden is wrapped when the file names something that a forest has no need of. Nothing was run.
 	ErrForbidden = errors.New("forbidden name")
@@ -51,7 +63,7 @@ var (
 	ErrMalformed = errors.New("malformed scikit-learn forest")
 )
 
-// Import reads a RandomForestClassifier or RandomForestRegressor from the bytes of a file. Memory and
+// Import reads a model, or a pipeline that ends in one, from the bytes of a file. Memory and
 // time stay within a small multiple of len(data), of which compressed files get more. The model does not
 // alias data, has no golden rows, and has not been validated.
 func Import(data []byte) (*model.Model, error) {
