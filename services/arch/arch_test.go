@@ -138,6 +138,11 @@ go 1.26.0
 require github.com/coppice-mesh/coppice/replica/forest v0.0.0
 
 replace github.com/coppice-mesh/coppice/replica/forest => `+filepath.Join(top, "replica/forest")+"\n")
+	sums, err := os.ReadFile(filepath.Join(top, "replica/forest/go.sum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("go.sum", string(sums)) // without it Go would ask a server for them
 	write("main.go", `package main
 
 import (
