@@ -3,6 +3,10 @@
 // A model is served from here and never from the file that a user gave: that file may be overwritten or cut
 // while it is mapped, which would change answers or end the process. What is here is read-only, and was
 // validated before it got its name.
+//
+// Beside a model a stamp says which file it was that was validated: its device, inode, size and time of change.
+// As long as they are the file's own, opening it reads its description and nothing else. Without a stamp that fits,
+// such as after a copy of the directory, the model is validated in full and stamped anew.
 package store
 
 import (
@@ -15,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"time"
 
 	"github.com/coppice-mesh/coppice/replica/forest"
 	"github.com/coppice-mesh/coppice/replica/forest/format"
@@ -31,6 +37,10 @@ var (
 	ErrNotFound = errors.New("model is not in the store")
 	// ErrHash is wrapped by the error about content that is not what its name says.
 	ErrHash = errors.New("content does not have its hash")
+	// ErrWrite is wrapped by errors about the store's own files that cannot be written.
+	ErrWrite = errors.New("cannot write to the model store")
+	// ErrUnsafe is wrapped by the error about a store that others can write to.
+	ErrUnsafe = errors.New("others can write to the model store")
 )
 
 // Store is a directory of models. Several processes may use it at once.
@@ -77,6 +87,15 @@ func (s *Store) AddFile(path string) (*Entry, error) {
 	return e, nil
 }
 
+// OpenFile is AddFile and Open.
+func (s *Store) OpenFile(path string) (*Mapped, error) {
+	e, err := s.AddFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return s.Open(e.SHA256)
+}
+
 // Add stores a model.
 func (s *Store) Add(m *model.Model) (*Entry, error) {
 	var b bytes.Buffer
@@ -85,10 +104,10 @@ func (s *Store) Add(m *model.Model) (*Entry, error) {
 	}
 	sum := sha256.Sum256(b.Bytes())
 	hash := hex.EncodeToString(sum[:])
-	if err := s.write(s.path(hash), b.Bytes()); err != nil {
+	if err := s.keep(hash, b.Bytes()); err != nil {
 		return nil, err
 	}
-	return entry(hash, s.path(hash), int64(b.Len()), m), nil
+	return s.entry(hash, int64(b.Len()), forest.New(m)), nil
 }
 
 // Put stores a canonical file that comes from elsewhere, at most maxBytes of it. It is refused with ErrHash
@@ -104,13 +123,10 @@ func (s *Store) Put(hash string, r io.Reader, maxBytes int64) error {
 	if int64(len(data)) > maxBytes {
 		return fmt.Errorf("model %s: %w: more than %d bytes", hash, format.ErrTooLarge, maxBytes)
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != hash {
-		return fmt.Errorf("model %s: %w: it is %x", hash, ErrHash, sum)
-	}
-	if _, err := coppice.Decode(data); err != nil {
+	if _, err := validate(hash, data); err != nil {
 		return fmt.Errorf("model %s: %w", hash, err)
 	}
-	return s.write(s.path(hash), data)
+	return s.keep(hash, data)
 }
 
 // Has tells whether a model is in the store.
@@ -143,34 +159,55 @@ type Mapped struct {
 // Close gives the mapping back.
 func (m *Mapped) Close() error { return m.unmap() }
 
-// Open maps a model, and validates it: its checksums, its structure, its golden rows, and that it has the hash. A
-// file that is damaged is refused with the errors of coppice.Decode, another model's file with ErrHash.
+// Open maps a model. Unless its stamp says that this very file was validated before, it is validated now: its
+// checksums, its structure, its golden rows, and that it has the hash. A file that is damaged is refused with the
+// errors of coppice.Decode, another model's file with ErrHash, one that others can write to with ErrUnsafe.
 func (s *Store) Open(hash string) (*Mapped, error) {
 	if err := checkHash(hash); err != nil {
 		return nil, err
 	}
-	data, unmap, err := mapFile(s.path(hash))
+	if err := s.private(); err != nil {
+		return nil, err
+	}
+	path := s.path(hash)
+	data, info, unmap, err := mapFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, hash)
 	}
 	if err != nil {
 		return nil, err
 	}
-	m, err := coppice.Decode(data)
+	var m *model.Model
+	if s.stamped(hash, info) {
+		m, err = coppice.DecodeTrusted(data)
+	} else if m, err = validate(hash, data); err == nil {
+		s.stamp(hash, info)
+	}
 	if err != nil {
 		_ = unmap()
-		return nil, fmt.Errorf("%s: %w", s.path(hash), err)
-	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != hash {
-		_ = unmap()
-		return nil, fmt.Errorf("%s: %w: it is %x", s.path(hash), ErrHash, sum)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return &Mapped{forest.New(m), unmap}, nil
 }
 
-func entry(hash, path string, bytes int64, m *model.Model) *Entry {
-	f := forest.New(m)
-	return &Entry{SHA256: hash, Version: hash[:VersionDigits], Path: path, Bytes: bytes, Info: f.Info(), Cost: f.Cost()}
+// validate proves that data is a canonical file and has the hash. The two are found out side by side, since each
+// reads all of it.
+func validate(hash string, data []byte) (*model.Model, error) {
+	sums := make(chan [sha256.Size]byte, 1)
+	go func() { sums <- sha256.Sum256(data) }()
+	m, err := coppice.Decode(data)
+	switch sum := <-sums; {
+	case hex.EncodeToString(sum[:]) == hash:
+		return m, err
+	case err != nil:
+		return nil, fmt.Errorf("%w: it is %x; %w", ErrHash, sum, err)
+	default:
+		return nil, fmt.Errorf("%w: it is %x", ErrHash, sum)
+	}
+}
+
+func (s *Store) entry(hash string, bytes int64, m *forest.Model) *Entry {
+	return &Entry{SHA256: hash, Version: hash[:VersionDigits], Path: s.path(hash), Bytes: bytes, Info: m.Info(), Cost: m.Cost()}
 }
 
 // imported finds the model that a source file became.
@@ -189,7 +226,7 @@ func (s *Store) imported(source [sha256.Size]byte) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Entry{SHA256: hash, Version: hash[:VersionDigits], Path: s.path(hash), Bytes: info.Size(), Info: m.Info(), Cost: m.Cost()}, nil
+	return s.entry(hash, info.Size(), m.Model), nil
 }
 
 func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash+".coppice") }
@@ -211,9 +248,55 @@ func checkHash(hash string) error {
 	return nil
 }
 
+// private refuses a directory whose files somebody else may exchange while they are mapped.
+func (s *Store) private() error {
+	info, err := os.Stat(s.dir)
+	if err != nil || info.Mode().Perm()&0o022 == 0 || runtime.GOOS == "windows" {
+		return nil // that there is none is said by what comes next
+	}
+	return fmt.Errorf("%w: %s has mode %v; chmod go-w %s", ErrUnsafe, s.dir, info.Mode().Perm(), s.dir)
+}
+
+// checks is part of every stamp: it changes when Decode begins to refuse what it took before.
+const checks = "1"
+
+func (s *Store) stampPath(hash string) string { return filepath.Join(s.dir, hash+".stamp") }
+
+// stamped tells whether a file is the one that was validated.
+func (s *Store) stamped(hash string, info os.FileInfo) bool {
+	id := identity(info)
+	if id == "" {
+		return false
+	}
+	b, err := os.ReadFile(s.stampPath(hash))
+	return err == nil && string(b) == checks+" "+id
+}
+
+// stamp remembers that a file was validated. If that fails it will be validated again.
+func (s *Store) stamp(hash string, info os.FileInfo) {
+	if id := identity(info); id != "" {
+		_ = s.write(s.stampPath(hash), []byte(checks+" "+id))
+	}
+}
+
+// keep puts a canonical file that was validated in place and stamps it.
+func (s *Store) keep(hash string, data []byte) error {
+	if err := s.write(s.path(hash), data); err != nil {
+		return err
+	}
+	info, err := os.Stat(s.path(hash))
+	if err != nil {
+		return err
+	}
+	if !s.stamped(hash, info) {
+		s.stamp(hash, info)
+	}
+	return nil
+}
+
 // holds tells whether a file has exactly this content. A name alone does not say so: a disk may have lost a bit.
 func holds(path string, data []byte) bool {
-	old, unmap, err := mapFile(path)
+	old, _, unmap, err := mapFile(path)
 	if err != nil {
 		return false
 	}
@@ -224,16 +307,17 @@ func holds(path string, data []byte) bool {
 // write puts a file in place, whole or not at all, read-only. One that is damaged is replaced.
 func (s *Store) write(path string, data []byte) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrWrite, err)
 	}
 	if holds(path, data) {
 		return nil
 	}
-	f, err := os.CreateTemp(s.dir, ".new-*")
+	f, err := os.CreateTemp(s.dir, unfinished)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrWrite, err)
 	}
 	defer os.Remove(f.Name()) // does nothing once it is renamed
+	s.sweep(f)
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Chmod(0o400)
@@ -248,12 +332,35 @@ func (s *Store) write(path string, data []byte) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return fmt.Errorf("%s could not be written: %w", path, err)
+		return fmt.Errorf("%w: %s: %w", ErrWrite, path, err)
 	}
 	dir, err := os.Open(s.dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrWrite, err)
 	}
 	defer dir.Close()
-	return dir.Sync()
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("%w: %w", ErrWrite, err)
+	}
+	return nil
+}
+
+const (
+	unfinished = ".new-*" // files that are being written
+	abandoned  = time.Hour
+)
+
+// sweep removes what writers that were killed have left: files that nobody has written to for long, by the clock of
+// the file system that f was just made in.
+func (s *Store) sweep(f *os.File) {
+	now, err := f.Stat()
+	if err != nil {
+		return
+	}
+	old, _ := filepath.Glob(filepath.Join(s.dir, unfinished)) // fails for bad patterns only
+	for _, path := range old {
+		if info, err := os.Stat(path); err == nil && now.ModTime().Sub(info.ModTime()) > abandoned {
+			_ = os.Remove(path)
+		}
+	}
 }
