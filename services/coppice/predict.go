@@ -16,10 +16,11 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 	"github.com/coppice-mesh/coppice/replica/forest/npy"
+	"github.com/coppice-mesh/coppice/replica/forest/store"
 )
 
 func predictCommand() *cobra.Command {
-	var path, input, output, out, iterations string
+	var path, input, output, out, iterations, stateDir string
 	cmd := &cobra.Command{
 		Use:   "predict",
 		Short: "Predict offline, with the engine of the replicas",
@@ -32,7 +33,9 @@ func predictCommand() *cobra.Command {
 			"  leaf               the leaf of every tree\n\n" +
 			"'coppice inspect' lists which of them a model has. Columns of .csv and .parquet files are found by the names of\n" +
 			"the model's features, if it has names, and otherwise taken in their order; what is empty or null is missing.\n" +
-			"Rows are read in blocks: a file may be larger than memory.",
+			"Rows are read in blocks: a file may be larger than memory.\n\n" +
+			"The model is kept in the state directory in its canonical form and found there by the SHA-256 of the file: a\n" +
+			"large one is imported once. Where the directory cannot be written, it is imported every time.",
 		Example: "  coppice predict --model rf.joblib --input X.npy --output proba --out P.npy\n" +
 			"  coppice predict --model booster.json --input X.npy --iterations 0:17 --out P.npy\n" +
 			"  coppice predict --model m.coppice --input rows.csv --out labels.npy",
@@ -47,7 +50,12 @@ func predictCommand() *cobra.Command {
 					return usageError("--out is %s itself, name another file", from)
 				}
 			}
-			m, err := openRounds(path, iterations)
+			whole, closeModel, err := openStored(path, stateDir)
+			if err != nil {
+				return err
+			}
+			defer closeModel()
+			m, err := rounds(whole, iterations)
 			if err != nil {
 				return err
 			}
@@ -70,15 +78,42 @@ func predictCommand() *cobra.Command {
 	f.StringVar(&output, "output", "predict", "`KIND` of output: predict, margin, proba, leaf, ...")
 	f.StringVar(&out, "out", "", ".npy `FILE` to write")
 	f.StringVar(&iterations, "iterations", "", "boosting rounds `FIRST:LAST` to use, without LAST (default all)")
+	f.StringVar(&stateDir, "state-dir", "", "`DIR`ectory in which imported models are kept (default $XDG_STATE_HOME/coppice)")
 	return cmd
 }
 
-// openRounds opens a model, or a part of its boosting rounds. iterations is empty or FIRST:LAST, each of which may be
-// empty.
+// openStored opens a model file by way of the model store, or directly where there is none that can be used.
+func openStored(path, stateDir string) (m *forest.Model, end func(), err error) {
+	dir, err := (&common{stateDir: stateDir}).state()
+	if err == nil {
+		var mapped *store.Mapped
+		if mapped, err = store.New(dir).OpenFile(path); err == nil {
+			return mapped.Model, func() { _ = mapped.Close() }, nil
+		}
+		if !errors.Is(err, store.ErrWrite) && !errors.Is(err, store.ErrUnsafe) {
+			return nil, nil, err
+		}
+	}
+	if stateDir != "" { // it was asked for
+		return nil, nil, err
+	}
+	m, err = forest.Open(path)
+	return m, func() {}, err
+}
+
+// openRounds opens a model, or a part of its boosting rounds.
 func openRounds(path, iterations string) (*forest.Model, error) {
 	m, err := forest.Open(path)
-	if err != nil || iterations == "" {
-		return m, err
+	if err != nil {
+		return nil, err
+	}
+	return rounds(m, iterations)
+}
+
+// rounds is a model, or a part of its boosting rounds. iterations is empty or FIRST:LAST, each of which may be empty.
+func rounds(m *forest.Model, iterations string) (*forest.Model, error) {
+	if iterations == "" {
+		return m, nil
 	}
 	first, last := 0, m.NumRounds()
 	from, to, ok := strings.Cut(iterations, ":")

@@ -102,28 +102,38 @@ func ImportFile(path string) (*model.Model, error) {
 	return m, nil
 }
 
-// ReadFile reads a regular file of at most MaxFileBytes into memory.
-func ReadFile(path string) ([]byte, error) {
+// OpenFile opens a regular file of at most MaxFileBytes and tells its size.
+func OpenFile(path string) (*os.File, int64, error) {
 	// Asked before it is opened: to open a named pipe is to wait for its writer.
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
+		return nil, 0, fmt.Errorf("%s: not a regular file", path)
 	}
 	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	if info, err = f.Stat(); err == nil && info.Size() > MaxFileBytes {
+		err = fmt.Errorf("%s: %w: %d bytes, at most %d are read", path, ErrTooLarge, info.Size(), int64(MaxFileBytes))
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
+}
+
+// ReadFile reads what OpenFile opens into memory.
+func ReadFile(path string) ([]byte, error) {
+	f, size, err := OpenFile(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err = f.Stat(); err != nil {
-		return nil, err
-	}
-	if info.Size() > MaxFileBytes {
-		return nil, fmt.Errorf("%s: %w: %d bytes, at most %d are read", path, ErrTooLarge, info.Size(), int64(MaxFileBytes))
-	}
-	data := make([]byte, info.Size())
+	data := make([]byte, size)
 	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, fmt.Errorf("%s: it changed while it was read: %w", path, err)
 	}

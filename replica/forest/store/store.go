@@ -10,7 +10,6 @@
 package store
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -20,7 +19,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"time"
 
 	"github.com/coppice-mesh/coppice/replica/forest"
 	"github.com/coppice-mesh/coppice/replica/forest/format"
@@ -60,31 +58,57 @@ type Entry struct {
 func New(stateDir string) *Store { return &Store{dir: filepath.Join(stateDir, "models")} }
 
 // AddFile imports a model file of any known format. The file is read once; what becomes of it later does not
-// matter. A source that was imported before is found again by its SHA-256.
+// matter. A source that was imported before is found again by its SHA-256. Errors are those of format.Import, or wrap
+// ErrWrite.
 func (s *Store) AddFile(path string) (*Entry, error) {
+	source, err := hashFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if e, err := s.imported(source); err == nil {
+		return e, nil
+	}
 	data, err := format.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	source := sha256.Sum256(data)
-	if e, err := s.imported(source); err == nil {
-		return e, nil
-	}
+	sums := make(chan string, 1)
+	go func() { sums <- hexSum(data) }() // again: the file may have changed, and what counts is what is imported
 	m, err := format.Import(data)
+	source = <-sums
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if !coppice.Detect(data) && m.Meta.Source.SHA256 == "" {
-		m.Meta.Source.SHA256 = hex.EncodeToString(source[:])
+		m.Meta.Source.SHA256 = source
 	}
 	e, err := s.Add(m)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.write(s.sourcePath(source), []byte(e.SHA256)); err != nil {
+	if err := s.write(s.sourcePath(source), e.SHA256); err != nil {
 		return nil, err
 	}
 	return e, nil
+}
+
+func hexSum(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// hashFile is the SHA-256 of a file, which is not held in memory.
+func hashFile(path string) (string, error) {
+	f, size, err := format.OpenFile(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.CopyBuffer(sum, io.LimitReader(f, size), make([]byte, 1<<20)); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // OpenFile is AddFile and Open.
@@ -98,16 +122,24 @@ func (s *Store) OpenFile(path string) (*Mapped, error) {
 
 // Add stores a model.
 func (s *Store) Add(m *model.Model) (*Entry, error) {
-	var b bytes.Buffer
-	if err := coppice.Encode(&b, m); err != nil {
+	f, err := s.begin()
+	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(b.Bytes())
-	hash := hex.EncodeToString(sum[:])
-	if err := s.keep(hash, b.Bytes()); err != nil {
+	defer f.abandon()
+	sum := sha256.New()
+	if err := coppice.Encode(io.MultiWriter(f, sum), m); err != nil {
 		return nil, err
 	}
-	return s.entry(hash, int64(b.Len()), forest.New(m)), nil
+	hash := hex.EncodeToString(sum.Sum(nil))
+	if err := s.keep(hash, f); err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(s.path(hash))
+	if err != nil {
+		return nil, err
+	}
+	return s.entry(hash, info.Size(), forest.New(m)), nil
 }
 
 // Put stores a canonical file that comes from elsewhere, at most maxBytes of it. It is refused with ErrHash
@@ -126,7 +158,15 @@ func (s *Store) Put(hash string, r io.Reader, maxBytes int64) error {
 	if _, err := validate(hash, data); err != nil {
 		return fmt.Errorf("model %s: %w", hash, err)
 	}
-	return s.keep(hash, data)
+	f, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer f.abandon()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return s.keep(hash, f)
 }
 
 // Has tells whether a model is in the store.
@@ -193,16 +233,16 @@ func (s *Store) Open(hash string) (*Mapped, error) {
 // validate proves that data is a canonical file and has the hash. The two are found out side by side, since each
 // reads all of it.
 func validate(hash string, data []byte) (*model.Model, error) {
-	sums := make(chan [sha256.Size]byte, 1)
-	go func() { sums <- sha256.Sum256(data) }()
+	sums := make(chan string, 1)
+	go func() { sums <- hexSum(data) }()
 	m, err := coppice.Decode(data)
 	switch sum := <-sums; {
-	case hex.EncodeToString(sum[:]) == hash:
+	case sum == hash:
 		return m, err
 	case err != nil:
-		return nil, fmt.Errorf("%w: it is %x; %w", ErrHash, sum, err)
+		return nil, fmt.Errorf("%w: it is %s; %w", ErrHash, sum, err)
 	default:
-		return nil, fmt.Errorf("%w: it is %x", ErrHash, sum)
+		return nil, fmt.Errorf("%w: it is %s", ErrHash, sum)
 	}
 }
 
@@ -211,7 +251,7 @@ func (s *Store) entry(hash string, bytes int64, m *forest.Model) *Entry {
 }
 
 // imported finds the model that a source file became.
-func (s *Store) imported(source [sha256.Size]byte) (*Entry, error) {
+func (s *Store) imported(source string) (*Entry, error) {
 	b, err := os.ReadFile(s.sourcePath(source))
 	if err != nil {
 		return nil, err
@@ -234,9 +274,7 @@ func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash+".co
 // importer is part of the name under which an import is found again: it changes when an importer does.
 const importer = "2"
 
-func (s *Store) sourcePath(sum [sha256.Size]byte) string {
-	return filepath.Join(s.dir, "source-"+importer+"-"+hex.EncodeToString(sum[:]))
-}
+func (s *Store) sourcePath(sum string) string { return filepath.Join(s.dir, "source-"+importer+"-"+sum) }
 
 var hashes = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
@@ -275,13 +313,13 @@ func (s *Store) stamped(hash string, info os.FileInfo) bool {
 // stamp remembers that a file was validated. If that fails it will be validated again.
 func (s *Store) stamp(hash string, info os.FileInfo) {
 	if id := identity(info); id != "" {
-		_ = s.write(s.stampPath(hash), []byte(checks+" "+id))
+		_ = s.write(s.stampPath(hash), checks+" "+id)
 	}
 }
 
 // keep puts a canonical file that was validated in place and stamps it.
-func (s *Store) keep(hash string, data []byte) error {
-	if err := s.write(s.path(hash), data); err != nil {
+func (s *Store) keep(hash string, f *file) error {
+	if err := f.commit(s.path(hash)); err != nil {
 		return err
 	}
 	info, err := os.Stat(s.path(hash))
@@ -292,75 +330,4 @@ func (s *Store) keep(hash string, data []byte) error {
 		s.stamp(hash, info)
 	}
 	return nil
-}
-
-// holds tells whether a file has exactly this content. A name alone does not say so: a disk may have lost a bit.
-func holds(path string, data []byte) bool {
-	old, _, unmap, err := mapFile(path)
-	if err != nil {
-		return false
-	}
-	same := bytes.Equal(old, data)
-	return unmap() == nil && same
-}
-
-// write puts a file in place, whole or not at all, read-only. One that is damaged is replaced.
-func (s *Store) write(path string, data []byte) error {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return fmt.Errorf("%w: %w", ErrWrite, err)
-	}
-	if holds(path, data) {
-		return nil
-	}
-	f, err := os.CreateTemp(s.dir, unfinished)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrWrite, err)
-	}
-	defer os.Remove(f.Name()) // does nothing once it is renamed
-	s.sweep(f)
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o400)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrWrite, path, err)
-	}
-	dir, err := os.Open(s.dir)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrWrite, err)
-	}
-	defer dir.Close()
-	if err := dir.Sync(); err != nil {
-		return fmt.Errorf("%w: %w", ErrWrite, err)
-	}
-	return nil
-}
-
-const (
-	unfinished = ".new-*" // files that are being written
-	abandoned  = time.Hour
-)
-
-// sweep removes what writers that were killed have left: files that nobody has written to for long, by the clock of
-// the file system that f was just made in.
-func (s *Store) sweep(f *os.File) {
-	now, err := f.Stat()
-	if err != nil {
-		return
-	}
-	old, _ := filepath.Glob(filepath.Join(s.dir, unfinished)) // fails for bad patterns only
-	for _, path := range old {
-		if info, err := os.Stat(path); err == nil && now.ModTime().Sub(info.ModTime()) > abandoned {
-			_ = os.Remove(path)
-		}
-	}
 }

@@ -256,7 +256,7 @@ func TestCache(t *testing.T) {
 	if first.Info.SourceSum != hex.EncodeToString(sum[:]) {
 		t.Errorf("the source is said to be %s, it is %x", first.Info.SourceSum, sum)
 	}
-	note := s.sourcePath(sum)
+	note := s.sourcePath(hex.EncodeToString(sum[:]))
 	if info, err := os.Stat(note); err != nil || info.Mode().Perm() != 0o400 {
 		t.Fatalf("%v, %v", info, err)
 	}
