@@ -150,17 +150,11 @@ func goesLeft[T Row](f *model.Forest, s model.Split, v T) bool {
 // in tells whether the category of a value is in a set. The bounds are checked before the conversion, whose result
 // outside of them depends on the processor.
 func in(set []uint32, how model.Categories, x float64) bool {
-	low := 0.0
-	if how == model.Truncate {
-		if low = -1; x == low {
-			return false
-		}
-	}
-	if !(x >= low && x < float64(32*len(set))) {
+	if !(x > -1 && x < model.MaxCategory) || (x < 0 && how != model.Truncate) {
 		return false
 	}
 	c := int(x)
-	if how == model.Whole && float64(c) != x {
+	if c/32 >= len(set) || (how == model.Whole && float64(c) != x) {
 		return false
 	}
 	return set[c/32]>>(c%32)&1 != 0
