@@ -289,8 +289,14 @@ func checkHash(hash string) error {
 // private refuses a directory whose files somebody else may exchange while they are mapped.
 func (s *Store) private() error {
 	info, err := os.Stat(s.dir)
-	if err != nil || info.Mode().Perm()&0o022 == 0 || runtime.GOOS == "windows" {
-		return nil // that there is none is said by what comes next
+	if errors.Is(err, os.ErrNotExist) { // what comes next says which model is not there
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Perm()&0o022 == 0 || runtime.GOOS == "windows" {
+		return nil
 	}
 	return fmt.Errorf("%w: %s has mode %v; chmod go-w %s", ErrUnsafe, s.dir, info.Mode().Perm(), s.dir)
 }
