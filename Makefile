@@ -30,7 +30,7 @@ test: ## every test of every module, with the race detector where a C compiler e
 
 .PHONY: bench
 bench: ## benchmarks, each beside its reference
-	go test -tags $(TAGS) -run '^$$' -bench . -benchtime 1s ./replica/forest/engine ./replica/forest/model ./replica/forest/train ./telemetry/latency ./proto/frame
+	go test -tags $(TAGS) -run '^$$' -bench . -benchtime 1s ./replica/forest/engine ./replica/forest/model ./replica/forest/store ./replica/forest/train ./telemetry/latency ./proto/frame
 	go test -tags '$(TAGS) bench' -count=1 -v -timeout 20m ./services/e2e/bench
 
 # Cases beyond those of the repository: make exact FIXTURES=DIR
