@@ -121,7 +121,7 @@ func newRoot() *cobra.Command {
 	for _, c := range []*cobra.Command{
 		upCommand(), balancerCommand(), gatewayCommand(), replicaCommand(),
 		statusCommand(), scaleCommand(), drainCommand(), healthCommand(),
-		trainCommand(), predictCommand(), inspectCommand(), convertCommand(), verifyCommand(), loadCommand(), completionCommand(), versionCommand(),
+		trainCommand(), predictCommand(), inspectCommand(), convertCommand(), verifyCommand(), benchCommand(), loadCommand(), completionCommand(), versionCommand(),
 	} {
 		root.AddCommand(c)
 	}

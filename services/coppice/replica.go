@@ -216,7 +216,7 @@ func runReplica(ctx context.Context, cfg replica.Config, set replica.Settings, s
 type storeOpener struct{ store *store.Store }
 
 func (o storeOpener) OpenModel(ctx context.Context, sha256 string, fetch func(context.Context, func([]byte) error) error) (replica.Model, error) {
-	m, err := o.store.Open(sha256)
+	m, err := opened(o.store.Open(sha256))
 	if err == nil {
 		return m, nil
 	}
@@ -242,10 +242,11 @@ func (o storeOpener) OpenModel(ctx context.Context, sha256 string, fetch func(co
 	return opened(o.store.Open(sha256))
 }
 
-// opened keeps a nil pointer from becoming a Model that is not nil.
+// opened prepares a model before its first request. It keeps a nil pointer from becoming a Model that is not nil.
 func opened(m *store.Mapped, err error) (replica.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.Prepare()
 	return m, nil
 }

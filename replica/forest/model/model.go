@@ -185,6 +185,16 @@ func (f *Forest) NumLeaves() int { return f.NumSplits() + f.NumTrees() }
 // NumNodes is the number of splits and leaves of all trees.
 func (f *Forest) NumNodes() int { return f.NumSplits() + f.NumLeaves() }
 
+// Bytes is the size of the arrays.
+func (f *Forest) Bytes() int {
+	n := 8*len(f.Trees) + 12*len(f.Splits) + 8*(len(f.Values)+len(f.Base)+len(f.Thresholds))
+	n += 4 * (len(f.First) + len(f.Leaves) + len(f.Values32) + len(f.LeafIDs) + len(f.SetStarts) + len(f.SetWords))
+	if l := f.Linear; l != nil {
+		n += 8*(len(l.Const)+len(l.Coeffs)) + 4*(len(l.Starts)+len(l.Features))
+	}
+	return n
+}
+
 // TreeDepth is the number of splits on the longest path of one tree.
 func (f *Forest) TreeDepth(t int) int {
 	splits := f.Splits[f.Trees[t].Split:f.Trees[t+1].Split]

@@ -1,0 +1,167 @@
+package engine
+
+import (
+	"math"
+	"slices"
+
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// column is what splits ask of a feature, as a whole number that they compare with <=: a float32's place in the order
+// of all float32, or a float64's rank among the feature's thresholds, or toLeft, or toRight.
+type column struct {
+	feature     int
+	missingLeft bool
+	zeroMissing bool
+	ranks       []float64 // the feature's thresholds, ascending: their number below the value is the column
+	set         bool
+	narrow      bool     // the value is rounded to float32 first
+	words       []uint32 // of the set
+	setRight    bool
+	how         model.Categories
+}
+
+// columns are those of a forest.
+type columns []column
+
+// maxSetColumns bounds the columns of sets, which are worked out for every row, needed by its walks or not.
+const maxSetColumns = 64
+
+// ask tells which column a split asks, and for what.
+type ask struct {
+	f       *model.Forest
+	columns columns
+	index   map[columnKey]uint32
+	rank    []uint32 // of each threshold of the table, by feature
+}
+
+type columnKey struct {
+	feature uint32
+	flags   model.Flags
+	set     uint32
+}
+
+func keyOf(s model.Split) columnKey {
+	k := columnKey{feature: uint32(s.Feature()), flags: model.Flags(s.Bits) & (model.MissingLeft | model.ZeroMissing)}
+	if s.Has(model.Set) {
+		k.flags, k.set = model.Flags(s.Bits)&(model.MissingLeft|model.Set|model.SetRight), s.Value
+	}
+	return k
+}
+
+// newAsk finds the columns of a forest, or gives nil when they are too many.
+func newAsk(f *model.Forest) *ask {
+	if f.Linear != nil {
+		return nil
+	}
+	a := &ask{f: f, index: map[columnKey]uint32{}}
+	splits := f.Splits[f.Trees[0].Split:f.Trees[f.NumTrees()].Split]
+	ranks := map[int][]float64{}
+	sets := 0
+	for _, s := range splits {
+		if f.Input == model.Float64 && !s.Has(model.Set) {
+			ranks[s.Feature()] = append(ranks[s.Feature()], f.Threshold(s))
+		}
+		k := keyOf(s)
+		if _, ok := a.index[k]; ok {
+			continue
+		}
+		c := column{feature: s.Feature(), narrow: f.Input == model.Float32, missingLeft: s.Has(model.MissingLeft), zeroMissing: s.Has(model.ZeroMissing)}
+		if s.Has(model.Set) {
+			if sets++; sets > maxSetColumns {
+				return nil
+			}
+			c.set, c.words, c.setRight, c.how = true, f.Set(s.Value), s.Has(model.SetRight), f.Categories
+		}
+		a.index[k] = uint32(len(a.columns))
+		a.columns = append(a.columns, c)
+	}
+	for feature, r := range ranks {
+		slices.Sort(r)
+		ranks[feature] = slices.Compact(r)
+	}
+	for i := range a.columns {
+		if c := &a.columns[i]; f.Input == model.Float64 && !c.set {
+			c.ranks = ranks[c.feature]
+		}
+	}
+	return a
+}
+
+// question is the column that a split asks and the value up to which it goes left.
+func (a *ask) question(s model.Split) (uint32, int32) {
+	i := a.index[keyOf(s)]
+	c := &a.columns[i]
+	switch {
+	case c.set:
+		return i, 0
+	case c.ranks != nil:
+		rank, _ := slices.BinarySearch(c.ranks, a.f.Threshold(s))
+		return i, int32(rank)
+	}
+	return i, order(s.Threshold32())
+}
+
+const (
+	toLeft  = math.MinInt32 // is below every threshold
+	toRight = math.MaxInt32 // is above every threshold: above that of +Inf, and above every rank
+)
+
+// order is a float32's place in the order of all float32: it has the order of the values. Both zeros have the same.
+func order(v float32) int32 {
+	i := int32(math.Float32bits(v + 0)) // -0 + 0 is 0
+	return i ^ i>>31&math.MaxInt32
+}
+
+// fill works out the columns of rows, laneCount rows together: laneCount values of the first column, then of the
+// second, and behind all one that is toLeft. Rows that are missing of the last laneCount have any values.
+func fill[T Row](c columns, dst []int32, rows []T, features int) {
+	for lane := 0; len(rows) > 0; lane = (lane + 1) % laneCount {
+		for i := range c {
+			dst[i*laneCount+lane] = value(&c[i], rows[c[i].feature])
+		}
+		dst[len(c)*laneCount+lane] = toLeft
+		if lane == laneCount-1 {
+			dst = dst[(len(c)+1)*laneCount:]
+		}
+		rows = rows[features:]
+	}
+}
+
+// value works out one column.
+func value[T Row](c *column, v T) int32 {
+	x := float64(v)
+	if c.narrow {
+		x = float64(float32(v))
+	}
+	switch {
+	case x != x || (c.zeroMissing && x >= -model.NearZero && x <= model.NearZero):
+		if c.missingLeft {
+			return toLeft
+		}
+		return toRight
+	case c.set:
+		if in(c.words, c.how, x) != c.setRight {
+			return toLeft
+		}
+		return toRight
+	case c.ranks != nil:
+		return int32(below(c.ranks, x))
+	}
+	return order(float32(x))
+}
+
+// below is the number of elements of an ascending slice that are less than x.
+func below(a []float64, x float64) int {
+	low := 0
+	for n := len(a); n > 0; {
+		half := n / 2
+		if a[low+half] < x {
+			low += half + 1
+			n -= half + 1
+		} else {
+			n = half
+		}
+	}
+	return low
+}
