@@ -114,17 +114,22 @@ func order(v float32) int32 {
 }
 
 // fill works out the columns of rows, laneCount rows together: laneCount values of the first column, then of the
-// second, and behind all one that is toLeft. Rows that are missing of the last laneCount have any values.
+// second, and behind all one that is toLeft. Rows that the last laneCount lack go left everywhere.
 func fill[T Row](c columns, dst []int32, rows []T, features int) {
-	for lane := 0; len(rows) > 0; lane = (lane + 1) % laneCount {
+	lane := 0
+	for ; len(rows) > 0; rows = rows[features:] {
 		for i := range c {
 			dst[i*laneCount+lane] = value(&c[i], rows[c[i].feature])
 		}
 		dst[len(c)*laneCount+lane] = toLeft
-		if lane == laneCount-1 {
-			dst = dst[(len(c)+1)*laneCount:]
+		if lane++; lane == laneCount {
+			dst, lane = dst[(len(c)+1)*laneCount:], 0
 		}
-		rows = rows[features:]
+	}
+	for ; lane > 0 && lane < laneCount; lane++ {
+		for i := range len(c) + 1 {
+			dst[i*laneCount+lane] = toLeft
+		}
 	}
 }
 

@@ -23,9 +23,10 @@ type Kernel[T Row] interface {
 
 // Engine evaluates a forest by the kernels that are the fastest for it.
 type Engine struct {
-	f     *model.Forest
-	once  sync.Once
-	lanes *laneForest // nil when the forest is not one for it
+	f      *model.Forest
+	once   sync.Once
+	lanes  *laneForest // nil when the forest is not one for it
+	sliced *slicedForest
 }
 
 // New makes the engine of a forest. It does no work before Prepare, so that a forest that lies in a file is open at
@@ -34,15 +35,23 @@ func New(f *model.Forest) *Engine { return &Engine{f: f} }
 
 // Prepare lays out what the kernels need; without it, the first call of Margins does.
 func (e *Engine) Prepare() {
-	e.once.Do(func() { e.lanes = newLaneForest(e.f) })
+	e.once.Do(func() {
+		e.lanes = newLaneForest(e.f)
+		e.sliced = newSlicedForest(e.lanes)
+	})
 }
 
 // Bytes is the size of what Prepare made or, since it has to know, makes now.
 func (e *Engine) Bytes() int {
-	if e.Prepare(); e.lanes == nil {
-		return 0
+	e.Prepare()
+	n := 0
+	if e.lanes != nil {
+		n += e.lanes.bytes()
 	}
-	return e.lanes.bytes()
+	if e.sliced != nil {
+		n += e.sliced.bytes()
+	}
+	return n
 }
 
 // Of is an engine's kernel for rows of a type.
@@ -51,11 +60,15 @@ func Of[T Row](e *Engine) Kernel[T] { return used[T]{e} }
 type used[T Row] struct{ e *Engine }
 
 func (u used[T]) Margins(dst []float64, rows []T, features int) {
-	if u.e.Prepare(); u.e.lanes != nil {
+	u.e.Prepare()
+	switch {
+	case u.e.sliced != nil:
+		sliced[T]{u.e.sliced}.Margins(dst, rows, features)
+	case u.e.lanes != nil:
 		lanes[T]{u.e.lanes}.Margins(dst, rows, features)
-		return
+	default:
+		walker[T](u.e.f).Margins(dst, rows, features)
 	}
-	walker[T](u.e.f).Margins(dst, rows, features)
 }
 
 func (u used[T]) Leaves(dst []int64, rows []T, features int) {
@@ -71,7 +84,7 @@ func walker[T Row](f *model.Forest) Kernel[T] {
 }
 
 // Names lists the kernels, the reference first.
-var Names = []string{"scalar", "plain", "lanes"}
+var Names = []string{"scalar", "plain", "lanes", "sliced"}
 
 // ByName makes the kernel with a name, or nil when the forest is not one for it.
 func ByName[T Row](name string, f *model.Forest) Kernel[T] {
@@ -83,6 +96,10 @@ func ByName[T Row](name string, f *model.Forest) Kernel[T] {
 	case name == "lanes":
 		if l := newLaneForest(f); l != nil {
 			return lanes[T]{l}
+		}
+	case name == "sliced":
+		if w := newSlicedForest(newLaneForest(f)); w != nil {
+			return sliced[T]{w}
 		}
 	}
 	return nil

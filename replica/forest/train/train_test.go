@@ -842,6 +842,9 @@ func TestKernels(t *testing.T) {
 			want = append(want, predict(&m.Forest, row)...)
 		}
 		for _, name := range engine.Names {
+			if engine.ByName[float32](name, &m.Forest) == nil {
+				continue
+			}
 			got := make([]float64, len(want))
 			engine.ByName[float32](name, &m.Forest).Margins(got, rows, d.Features)
 			if !slices.Equal(got, want) {

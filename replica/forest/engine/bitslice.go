@@ -1,0 +1,352 @@
+package engine
+
+import (
+	"math"
+	"math/bits"
+	"slices"
+	"sync"
+)
+
+// sliced evaluates 64 rows at a time, a bit of a word for each. Forests ask the same questions again and again: each is
+// answered once for all rows, as a word of bits that say who goes right. A shallow tree then is a circuit of
+// multiplexers over these words. Its outputs, a word a level, are the numbers of the leaves, read across: bit i of a
+// row's leaf stands in word i. Trees that are too deep are walked in lanes.
+type sliced[T Row] struct{ *slicedForest }
+
+// slicedForest is a forest as sliced evaluates it.
+type slicedForest struct {
+	lanes     *laneForest
+	questions []question // of each column
+	count     int        // of all questions
+	trees     []slicedTree
+	scratch   sync.Pool
+}
+
+// question are the keys with which splits compare a column: ascending, and filled up with toRight to one less than
+// a power of two.
+type question struct {
+	keys  []int32
+	first int // the number of the first one among all questions
+	n     int // without those filled up
+}
+
+// slicedTree is a full binary tree of its depth, for which leaves above the last level stand there repeatedly.
+type slicedTree struct {
+	depth int                 // 0 with ask nil: it is walked
+	ask   []uint16            // the question of each split, as a heap: the children of split i are 2i and 2i+1
+	leaf  *[sliceLeaves]int32 // the key of each leaf, as laneNode has it
+}
+
+const (
+	sliceRows   = 64
+	sliceDepth  = 8 // of the trees that are sliced: a level more doubles the circuit, and its leaves are the numbers of a byte
+	sliceLeaves = 1 << sliceDepth
+	// sliceLeast is the number of rows from which on a word of them is worth its circuit.
+	sliceLeast = 24
+)
+
+// newSlicedForest makes circuits of the trees of a forest, or gives nil when most are too deep or it asks too much.
+func newSlicedForest(l *laneForest) *slicedForest {
+	if l == nil {
+		return nil
+	}
+	f := l.f
+	shallow := 0
+	for _, d := range l.depths {
+		if d <= sliceDepth {
+			shallow++
+		}
+	}
+	if 2*shallow < len(l.depths) {
+		return nil
+	}
+	w := &slicedForest{lanes: l, questions: make([]question, len(l.columns)), trees: make([]slicedTree, f.NumTrees())}
+	mask := uint32(1)<<(l.shift&31) - 1
+	column := func(n laneNode) int { return int(n.meta >> (l.shift & 31) / laneCount) }
+	var each func(at uint32, do func(n laneNode)) // of the splits of a tree
+	each = func(at uint32, do func(n laneNode)) {
+		if n := l.nodes[at]; column(n) < len(l.columns) {
+			do(n)
+			each(n.meta&mask, do)
+			each(n.meta&mask+1, do)
+		}
+	}
+	for t, root := range l.roots {
+		if l.depths[t] <= sliceDepth {
+			each(root, func(n laneNode) { q := &w.questions[column(n)]; q.keys = append(q.keys, n.key) })
+		}
+	}
+	for i := range w.questions {
+		q := &w.questions[i]
+		slices.Sort(q.keys)
+		q.keys = slices.Compact(q.keys)
+		q.first, q.n = w.count, len(q.keys)
+		w.count += q.n
+		for len(q.keys) < 1<<bits.Len(uint(q.n))-1 {
+			q.keys = append(q.keys, toRight)
+		}
+	}
+	if w.count > math.MaxUint16 {
+		return nil
+	}
+	for t, root := range l.roots {
+		depth := int(l.depths[t])
+		if depth > sliceDepth {
+			continue
+		}
+		tree := slicedTree{depth, make([]uint16, 1<<depth), new([sliceLeaves]int32)}
+		var place func(at uint32, heap int)
+		place = func(at uint32, heap int) {
+			n := l.nodes[at]
+			split := column(n) < len(l.columns)
+			if heap >= 1<<depth {
+				tree.leaf[heap-1<<depth] = n.key
+				return
+			}
+			if !split { // both ways lead to the leaf
+				place(at, 2*heap)
+				place(at, 2*heap+1)
+				return
+			}
+			q := &w.questions[column(n)]
+			i, _ := slices.BinarySearch(q.keys[:q.n], n.key)
+			tree.ask[heap] = uint16(q.first + i)
+			place(n.meta&mask, 2*heap)
+			place(n.meta&mask+1, 2*heap+1)
+		}
+		place(root, 1)
+		w.trees[t] = tree
+	}
+	w.scratch.New = func() any { return &slicedScratch{answers: make([]uint64, w.count+1)} }
+	return w
+}
+
+func (w *slicedForest) bytes() int {
+	n := 0
+	for _, q := range w.questions {
+		n += 4 * len(q.keys)
+	}
+	for _, t := range w.trees {
+		if t.leaf != nil {
+			n += 2*len(t.ask) + 4*sliceLeaves
+		}
+	}
+	return n
+}
+
+// slicedScratch is what one call needs.
+type slicedScratch struct {
+	answers []uint64 // of each question: bit i is set when row i goes right
+	columns []int32  // as fill makes them
+	sums    []float64
+	sums32  []float32
+	at      [laneCount]uint32
+}
+
+func (w sliced[T]) Margins(dst []float64, rows []T, features int) {
+	f := w.lanes.f
+	s, _ := w.scratch.Get().(*slicedScratch)
+	group := (len(w.lanes.columns) + 1) * laneCount
+	s.columns = slices.Grow(s.columns[:0], sliceRows/laneCount*group)[:sliceRows/laneCount*group]
+	s.sums = slices.Grow(s.sums[:0], f.Outputs*sliceRows)[:f.Outputs*sliceRows]
+	s.sums32 = slices.Grow(s.sums32[:0], f.Outputs*sliceRows)[:f.Outputs*sliceRows]
+	for len(rows) >= sliceLeast*features {
+		n := min(len(rows)/features, sliceRows)
+		fill(w.lanes.columns, s.columns, rows[:n*features], features)
+		w.answer(s, group)
+		w.begin(s)
+		for t := range w.trees {
+			tree, out := &w.trees[t], first(f, t)*sliceRows
+			switch {
+			case tree.leaf == nil:
+				w.walk(s, t, n, group)
+			case w.lanes.direct:
+				p := tree.planes(s.answers)
+				tree.addValues((*[sliceRows]float32)(s.sums32[out:]), &p)
+			default:
+				p := tree.planes(s.answers)
+				w.addRows(s, tree, &p, out)
+			}
+		}
+		w.end(s, dst[:n*f.Outputs])
+		rows, dst = rows[n*features:], dst[n*f.Outputs:]
+	}
+	w.scratch.Put(s)
+	if len(rows) > 0 {
+		lanes[T]{w.lanes}.Margins(dst, rows, features)
+	}
+}
+
+// Leaves walks the canonical nodes, which know their ids.
+func (w sliced[T]) Leaves(dst []int64, rows []T, features int) {
+	walker[T](w.lanes.f).Leaves(dst, rows, features)
+}
+
+// answer answers all questions for 64 rows. Of each row and column the number of keys below its value is found: these
+// it answers with right, and the others with left.
+func (w *slicedForest) answer(s *slicedScratch, group int) {
+	for c := range w.questions {
+		q := &w.questions[c]
+		answers := s.answers[q.first : q.first+q.n+1] // the last is for rows above all keys, and not a question
+		clear(answers)
+		for g := range sliceRows / laneCount {
+			v := (*[laneCount]int32)(s.columns[g*group+c*laneCount:])
+			for i, n := range belowAll(q.keys, v) {
+				answers[n] |= 1 << (g*laneCount + i)
+			}
+		}
+		// Now answers[n] has the rows with n keys below. Question i is answered with right by those with more than i.
+		right := answers[q.n]
+		for i := q.n - 1; i >= 0; i-- {
+			answers[i], right = right, right|answers[i]
+		}
+	}
+}
+
+// belowAll counts for each value the keys that are less, of which there are one less than a power of two.
+func belowAll(keys []int32, v *[laneCount]int32) (n [laneCount]uint32) {
+	for step := (len(keys) + 1) / 2; step > 0; step /= 2 {
+		for i := range n {
+			up := uint32(0)
+			if keys[n[i]+uint32(step)-1] < v[i] {
+				up = uint32(step)
+			}
+			n[i] += up
+		}
+	}
+	return n
+}
+
+// planes evaluates the circuit of a tree: word i has bit depth-1-i of the rows' leaves.
+func (t *slicedTree) planes(answers []uint64) (p [sliceDepth]uint64) {
+	var u [sliceLeaves / 2]uint64
+	for level := range t.depth {
+		n := 1 << level // splits of the level
+		ask := t.ask[n : 2*n]
+		if level == 0 {
+			p[0] = answers[ask[0]]
+			continue
+		}
+		up := p[level-1]
+		for k := range n / 2 {
+			u[k] = mux(up, answers[ask[2*k+1]], answers[ask[2*k]])
+		}
+		for l := level - 2; l >= 0; l-- {
+			up := p[l]
+			for k := range 1 << l {
+				u[k] = mux(up, u[2*k+1], u[2*k])
+			}
+		}
+		p[level] = u[0]
+	}
+	return p
+}
+
+// mux has the bits of a where which has ones, and those of b elsewhere.
+func mux(which, a, b uint64) uint64 { return b ^ which&(a^b) }
+
+// spread has the bits of a byte as the lowest bits of eight bytes.
+var spread = func() (t [256]uint64) {
+	for b := range t {
+		for i := range 8 {
+			t[b] |= uint64(b>>i&1) << (8 * i)
+		}
+	}
+	return t
+}()
+
+// leavesOf gives the leaves of rows 8g to 8g+7, a byte each. Trees of less depth have zeros above.
+func leavesOf(p *[sliceDepth]uint64, depth, g int) uint64 {
+	x := uint64(0)
+	for _, plane := range p[:depth] {
+		x = x<<1 | spread[plane>>(8*g)&255]
+	}
+	return x
+}
+
+// addValues adds the values of a tree's leaves, which are their keys' bits.
+func (t *slicedTree) addValues(sums *[sliceRows]float32, p *[sliceDepth]uint64) {
+	for g := range sliceRows / 8 {
+		x := leavesOf(p, t.depth, g)
+		s := (*[8]float32)(sums[8*g:])
+		for i := range s {
+			s[i] += math.Float32frombits(uint32(t.leaf[uint8(x>>(8*i))]))
+		}
+	}
+}
+
+// addRows adds the rows of values of a tree's leaves, whose numbers are their keys.
+func (w *slicedForest) addRows(s *slicedScratch, t *slicedTree, p *[sliceDepth]uint64, out int) {
+	f := w.lanes.f
+	for g := range sliceRows / 8 {
+		x := leavesOf(p, t.depth, g)
+		for i := range 8 {
+			row := int(t.leaf[uint8(x>>(8*i))]) * f.Width
+			for o := range f.Width {
+				at := out + o*sliceRows + 8*g + i
+				if f.Single {
+					s.sums32[at] += f.Values32[row+o]
+				} else {
+					s.sums[at] += f.Values[row+o]
+				}
+			}
+		}
+	}
+}
+
+// walk adds what a tree that is too deep gives to n rows.
+func (w *slicedForest) walk(s *slicedScratch, t, n, group int) {
+	f := w.lanes.f
+	for g := 0; g*laneCount < n; g++ {
+		w.lanes.down(w.lanes.roots[t], s.columns[g*group:], int(w.lanes.depths[t]), &s.at)
+		for i, at := range s.at {
+			key, out := w.lanes.nodes[at].key, first(f, t)*sliceRows+g*laneCount+i
+			switch {
+			case w.lanes.direct:
+				s.sums32[out] += math.Float32frombits(uint32(key))
+			case f.Single:
+				for o := range f.Width {
+					s.sums32[out+o*sliceRows] += f.Values32[int(key)*f.Width+o]
+				}
+			default:
+				for o := range f.Width {
+					s.sums[out+o*sliceRows] += f.Values[int(key)*f.Width+o]
+				}
+			}
+		}
+	}
+}
+
+// begin sets the sums to their bases.
+func (w *slicedForest) begin(s *slicedScratch) {
+	f := w.lanes.f
+	for o := range f.Outputs {
+		base := 0.0
+		if f.Base != nil {
+			base = f.Base[o]
+		}
+		for i := range sliceRows {
+			if f.Single {
+				s.sums32[o*sliceRows+i] = float32(base)
+			} else {
+				s.sums[o*sliceRows+i] = base
+			}
+		}
+	}
+}
+
+// end writes the sums row by row.
+func (w *slicedForest) end(s *slicedScratch, dst []float64) {
+	f := w.lanes.f
+	for i := range len(dst) / f.Outputs {
+		out := dst[i*f.Outputs : (i+1)*f.Outputs]
+		for o := range out {
+			if f.Single {
+				out[o] = float64(s.sums32[o*sliceRows+i])
+			} else {
+				out[o] = s.sums[o*sliceRows+i]
+			}
+		}
+		end(f, out)
+	}
+}
