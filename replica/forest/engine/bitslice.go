@@ -18,6 +18,7 @@ type slicedForest struct {
 	lanes     *laneForest
 	questions []question // of each column
 	count     int        // of all questions
+	free      int        // the first word of circuits
 	trees     []slicedTree
 	scratch   sync.Pool
 }
@@ -30,51 +31,43 @@ type question struct {
 	n     int // without those filled up
 }
 
-// slicedTree is a full binary tree of its depth, for which leaves above the last level stand there repeatedly.
+// slicedTree is a tree as a heap, full to its depth, in which leaves above the last level stand repeatedly; or, where
+// that is more work, a circuit of its own.
 type slicedTree struct {
-	depth int                 // 0 with ask nil: it is walked
-	ask   []uint16            // the question of each split, as a heap: the children of split i are 2i and 2i+1
-	leaf  *[sliceLeaves]int32 // the key of each leaf, as laneNode has it
+	bits    int                 // of a leaf's number, at most sliceBits
+	heap    []uint16            // the word of each split's answer: the children of split i are 2i and 2i+1
+	circuit *circuit            // nil for a heap
+	leaf    *[sliceLeaves]int32 // the key of each leaf, as laneNode has it; nil for a tree that is walked
 }
 
 const (
 	sliceRows   = 64
-	sliceDepth  = 8 // of the trees that are sliced: a level more doubles the circuit, and its leaves are the numbers of a byte
-	sliceLeaves = 1 << sliceDepth
-	// sliceLeast is the number of rows from which on a word of them is worth its circuit.
+	sliceBits   = 8 // leaves are the numbers of a byte
+	sliceLeaves = 1 << sliceBits
+	// sliceLeast is the number of rows from which on a word of them is worth its circuits.
 	sliceLeast = 24
+	// gateCost is the time of a gate of a circuit over that of a split of a heap, whose place is known without a look.
+	gateCost = 4
 )
 
-// newSlicedForest makes circuits of the trees of a forest, or gives nil when most are too deep or it asks too much.
+// newSlicedForest makes circuits of the trees of a forest, or gives nil when most have too many leaves or it asks too
+// much.
 func newSlicedForest(l *laneForest) *slicedForest {
 	if l == nil {
 		return nil
 	}
 	f := l.f
-	shallow := 0
-	for _, d := range l.depths {
-		if d <= sliceDepth {
-			shallow++
-		}
-	}
-	if 2*shallow < len(l.depths) {
-		return nil
-	}
 	w := &slicedForest{lanes: l, questions: make([]question, len(l.columns)), trees: make([]slicedTree, f.NumTrees())}
-	mask := uint32(1)<<(l.shift&31) - 1
-	column := func(n laneNode) int { return int(n.meta >> (l.shift & 31) / laneCount) }
-	var each func(at uint32, do func(n laneNode)) // of the splits of a tree
-	each = func(at uint32, do func(n laneNode)) {
-		if n := l.nodes[at]; column(n) < len(l.columns) {
-			do(n)
-			each(n.meta&mask, do)
-			each(n.meta&mask+1, do)
+	small := func(t int) bool { return f.Trees[t+1].Split-f.Trees[t].Split < sliceLeaves }
+	shapes, n := make([]*shape, f.NumTrees()), 0
+	for t, root := range l.roots {
+		if small(t) {
+			shapes[t] = w.shape(root)
+			n++
 		}
 	}
-	for t, root := range l.roots {
-		if l.depths[t] <= sliceDepth {
-			each(root, func(n laneNode) { q := &w.questions[column(n)]; q.keys = append(q.keys, n.key) })
-		}
+	if 2*n < f.NumTrees() {
+		return nil
 	}
 	for i := range w.questions {
 		q := &w.questions[i]
@@ -86,39 +79,77 @@ func newSlicedForest(l *laneForest) *slicedForest {
 			q.keys = append(q.keys, toRight)
 		}
 	}
-	if w.count > math.MaxUint16 {
+	// The word behind the answers is used while they are worked out; a circuit has at most sliceBits gates a split.
+	w.free = wordAnswers + w.count + 1
+	if w.free+sliceBits*sliceLeaves > maxWords {
 		return nil
 	}
-	for t, root := range l.roots {
-		depth := int(l.depths[t])
-		if depth > sliceDepth {
-			continue
+	for t, root := range shapes {
+		if root != nil {
+			w.number(l.roots[t], root)
+			w.trees[t] = w.tree(root, int(l.depths[t]))
 		}
-		tree := slicedTree{depth, make([]uint16, 1<<depth), new([sliceLeaves]int32)}
-		var place func(at uint32, heap int)
-		place = func(at uint32, heap int) {
-			n := l.nodes[at]
-			split := column(n) < len(l.columns)
-			if heap >= 1<<depth {
-				tree.leaf[heap-1<<depth] = n.key
-				return
-			}
-			if !split { // both ways lead to the leaf
-				place(at, 2*heap)
-				place(at, 2*heap+1)
-				return
-			}
-			q := &w.questions[column(n)]
-			i, _ := slices.BinarySearch(q.keys[:q.n], n.key)
-			tree.ask[heap] = uint16(q.first + i)
-			place(n.meta&mask, 2*heap)
-			place(n.meta&mask+1, 2*heap+1)
-		}
-		place(root, 1)
-		w.trees[t] = tree
 	}
-	w.scratch.New = func() any { return &slicedScratch{answers: make([]uint64, w.count+1)} }
+	w.scratch.New = func() any {
+		s := new(slicedScratch)
+		s.words[wordOnes] = math.MaxUint64
+		return s
+	}
 	return w
+}
+
+// shape makes a tree's shape of its nodes, and notes what it asks.
+func (w *slicedForest) shape(at uint32) *shape {
+	n, column, left := w.lanes.node(at)
+	if column == len(w.questions) {
+		return &shape{leaf: n.key, leaves: 1}
+	}
+	q := &w.questions[column]
+	q.keys = append(q.keys, n.key)
+	s := &shape{left: w.shape(left), right: w.shape(left + 1)}
+	s.leaves = s.left.leaves + s.right.leaves
+	return s
+}
+
+// number gives the splits of a shape the numbers of their questions.
+func (w *slicedForest) number(at uint32, s *shape) {
+	if s.left == nil {
+		return
+	}
+	n, column, left := w.lanes.node(at)
+	q := &w.questions[column]
+	i, _ := slices.BinarySearch(q.keys[:q.n], n.key)
+	s.ask = q.first + i
+	w.number(left, s.left)
+	w.number(left+1, s.right)
+}
+
+// tree makes the heap or the circuit of a tree, whichever is less work.
+func (w *slicedForest) tree(root *shape, depth int) slicedTree {
+	c, keys := newCircuit(root, w.free)
+	t := slicedTree{bits: len(c.out), circuit: c, leaf: new([sliceLeaves]int32)}
+	copy(t.leaf[:], keys)
+	if depth > sliceBits || gateCost*len(c.gates) < 1<<depth {
+		return t
+	}
+	t = slicedTree{bits: depth, heap: make([]uint16, 1<<depth), leaf: t.leaf}
+	var place func(s *shape, at int)
+	place = func(s *shape, at int) {
+		switch {
+		case at >= 1<<depth:
+			t.leaf[at-1<<depth] = s.leaf
+		case s.left == nil: // both ways lead to the leaf
+			t.heap[at] = wordZeros
+			place(s, 2*at)
+			place(s, 2*at+1)
+		default:
+			t.heap[at] = uint16(wordAnswers + s.ask)
+			place(s.left, 2*at)
+			place(s.right, 2*at+1)
+		}
+	}
+	place(root, 1)
+	return t
 }
 
 func (w *slicedForest) bytes() int {
@@ -128,7 +159,10 @@ func (w *slicedForest) bytes() int {
 	}
 	for _, t := range w.trees {
 		if t.leaf != nil {
-			n += 2*len(t.ask) + 4*sliceLeaves
+			n += 2*len(t.heap) + 4*sliceLeaves
+		}
+		if t.circuit != nil {
+			n += 6*len(t.circuit.gates) + 2*len(t.circuit.out)
 		}
 	}
 	return n
@@ -136,8 +170,8 @@ func (w *slicedForest) bytes() int {
 
 // slicedScratch is what one call needs.
 type slicedScratch struct {
-	answers []uint64 // of each question: bit i is set when row i goes right
-	columns []int32  // as fill makes them
+	words   words   // bit i is that of row i; an answer's is set when the row goes right
+	columns []int32 // as fill makes them
 	sums    []float64
 	sums32  []float32
 	at      [laneCount]uint32
@@ -161,10 +195,10 @@ func (w sliced[T]) Margins(dst []float64, rows []T, features int) {
 			case tree.leaf == nil:
 				w.walk(s, t, n, group)
 			case w.lanes.direct:
-				p := tree.planes(s.answers)
+				p := tree.planes(&s.words, uint16(w.free))
 				tree.addValues((*[sliceRows]float32)(s.sums32[out:]), &p)
 			default:
-				p := tree.planes(s.answers)
+				p := tree.planes(&s.words, uint16(w.free))
 				w.addRows(s, tree, &p, out)
 			}
 		}
@@ -187,7 +221,7 @@ func (w sliced[T]) Leaves(dst []int64, rows []T, features int) {
 func (w *slicedForest) answer(s *slicedScratch, group int) {
 	for c := range w.questions {
 		q := &w.questions[c]
-		answers := s.answers[q.first : q.first+q.n+1] // the last is for rows above all keys, and not a question
+		answers := s.words[wordAnswers+q.first:][:q.n+1] // the last is for rows above all keys, and not a question
 		clear(answers)
 		for g := range sliceRows / laneCount {
 			v := (*[laneCount]int32)(s.columns[g*group+c*laneCount:])
@@ -217,19 +251,26 @@ func belowAll(keys []int32, v *[laneCount]int32) (n [laneCount]uint32) {
 	return n
 }
 
-// planes evaluates the circuit of a tree: word i has bit depth-1-i of the rows' leaves.
-func (t *slicedTree) planes(answers []uint64) (p [sliceDepth]uint64) {
+// planes gives the bits of the rows' leaves, the highest first.
+func (t *slicedTree) planes(w *words, free uint16) (p [sliceBits]uint64) {
+	if t.circuit != nil {
+		t.circuit.run(w, free)
+		for i, out := range t.circuit.out {
+			p[i] = w[out]
+		}
+		return p
+	}
 	var u [sliceLeaves / 2]uint64
-	for level := range t.depth {
+	for level := range t.bits {
 		n := 1 << level // splits of the level
-		ask := t.ask[n : 2*n]
+		heap := t.heap[n : 2*n]
 		if level == 0 {
-			p[0] = answers[ask[0]]
+			p[0] = w[heap[0]]
 			continue
 		}
 		up := p[level-1]
 		for k := range n / 2 {
-			u[k] = mux(up, answers[ask[2*k+1]], answers[ask[2*k]])
+			u[k] = mux(up, w[heap[2*k+1]], w[heap[2*k]])
 		}
 		for l := level - 2; l >= 0; l-- {
 			up := p[l]
@@ -255,19 +296,19 @@ var spread = func() (t [256]uint64) {
 	return t
 }()
 
-// leavesOf gives the leaves of rows 8g to 8g+7, a byte each. Trees of less depth have zeros above.
-func leavesOf(p *[sliceDepth]uint64, depth, g int) uint64 {
+// leavesOf gives the leaves of rows 8g to 8g+7, a byte each.
+func leavesOf(p *[sliceBits]uint64, bits, g int) uint64 {
 	x := uint64(0)
-	for _, plane := range p[:depth] {
+	for _, plane := range p[:bits] {
 		x = x<<1 | spread[plane>>(8*g)&255]
 	}
 	return x
 }
 
 // addValues adds the values of a tree's leaves, which are their keys' bits.
-func (t *slicedTree) addValues(sums *[sliceRows]float32, p *[sliceDepth]uint64) {
+func (t *slicedTree) addValues(sums *[sliceRows]float32, p *[sliceBits]uint64) {
 	for g := range sliceRows / 8 {
-		x := leavesOf(p, t.depth, g)
+		x := leavesOf(p, t.bits, g)
 		s := (*[8]float32)(sums[8*g:])
 		for i := range s {
 			s[i] += math.Float32frombits(uint32(t.leaf[uint8(x>>(8*i))]))
@@ -276,10 +317,10 @@ func (t *slicedTree) addValues(sums *[sliceRows]float32, p *[sliceDepth]uint64) 
 }
 
 // addRows adds the rows of values of a tree's leaves, whose numbers are their keys.
-func (w *slicedForest) addRows(s *slicedScratch, t *slicedTree, p *[sliceDepth]uint64, out int) {
+func (w *slicedForest) addRows(s *slicedScratch, t *slicedTree, p *[sliceBits]uint64, out int) {
 	f := w.lanes.f
 	for g := range sliceRows / 8 {
-		x := leavesOf(p, t.depth, g)
+		x := leavesOf(p, t.bits, g)
 		for i := range 8 {
 			row := int(t.leaf[uint8(x>>(8*i))]) * f.Width
 			for o := range f.Width {

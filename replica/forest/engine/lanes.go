@@ -56,7 +56,8 @@ func newLaneForest(f *model.Forest) *laneForest {
 		return nil
 	}
 	w.columns = ask.columns
-	w.shift = uint32(32 - bits.Len(uint(len(w.columns)*laneCount))) // one more than there are: the leaves'
+	// One column more than there are is the leaves'. At least one bit, since a shift by 32 would be one by 0.
+	w.shift = uint32(32 - max(bits.Len(uint(len(w.columns)*laneCount)), 1))
 	if f.NumNodes() > 1<<w.shift {
 		return nil
 	}
@@ -101,6 +102,12 @@ func newLaneForest(f *model.Forest) *laneForest {
 	}
 	w.scratch.New = func() any { return new(laneScratch) }
 	return w
+}
+
+// node is a node, its column, which is one more than there are for a leaf, and its left child.
+func (w *laneForest) node(at uint32) (n laneNode, column int, left uint32) {
+	n = w.nodes[at]
+	return n, int(n.meta >> (w.shift & 31) / laneCount), n.meta & (1<<(w.shift&31) - 1)
 }
 
 func (w *laneForest) bytes() int { return 8*len(w.nodes) + 4*len(w.roots) + 2*len(w.depths) }
