@@ -191,14 +191,17 @@ func (w sliced[T]) Margins(dst []float64, rows []T, features int) {
 		w.begin(s)
 		for t := range w.trees {
 			tree, out := &w.trees[t], first(f, t)*sliceRows
-			switch {
-			case tree.leaf == nil:
+			if tree.leaf == nil {
 				w.walk(s, t, n, group)
+				continue
+			}
+			p := tree.planes(&s.words, uint16(w.free))
+			switch {
 			case w.lanes.direct:
-				p := tree.planes(&s.words, uint16(w.free))
-				tree.addValues((*[sliceRows]float32)(s.sums32[out:]), &p)
+				tree.addFloats((*[sliceRows]float32)(s.sums32[out:]), &p)
+			case f.Width == 1:
+				tree.addDoubles((*[sliceRows]float64)(s.sums[out:]), &p, f.Values)
 			default:
-				p := tree.planes(&s.words, uint16(w.free))
 				w.addRows(s, tree, &p, out)
 			}
 		}
@@ -305,13 +308,24 @@ func leavesOf(p *[sliceBits]uint64, bits, g int) uint64 {
 	return x
 }
 
-// addValues adds the values of a tree's leaves, which are their keys' bits.
-func (t *slicedTree) addValues(sums *[sliceRows]float32, p *[sliceBits]uint64) {
+// addFloats adds the values of a tree's leaves, which are their keys' bits.
+func (t *slicedTree) addFloats(sums *[sliceRows]float32, p *[sliceBits]uint64) {
 	for g := range sliceRows / 8 {
 		x := leavesOf(p, t.bits, g)
 		s := (*[8]float32)(sums[8*g:])
 		for i := range s {
 			s[i] += math.Float32frombits(uint32(t.leaf[uint8(x>>(8*i))]))
+		}
+	}
+}
+
+// addDoubles adds the values of a tree's leaves of one float64 each, whose numbers are their keys.
+func (t *slicedTree) addDoubles(sums *[sliceRows]float64, p *[sliceBits]uint64, values []float64) {
+	for g := range sliceRows / 8 {
+		x := leavesOf(p, t.bits, g)
+		s := (*[8]float64)(sums[8*g:])
+		for i := range s {
+			s[i] += values[t.leaf[uint8(x>>(8*i))]]
 		}
 	}
 }

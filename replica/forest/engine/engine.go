@@ -4,7 +4,7 @@
 //	scalar.go    one row, one tree, on the canonical nodes: every forest
 //	plain.go     the same for float32 thresholds and nothing else
 //	lanes.go     eight walks at a time, on small nodes of its own: all but linear leaves and many sets
-//	bitslice.go  64 rows at a time, a bit each: trees of up to eight levels
+//	bitslice.go  64 rows at a time, a bit each: trees of up to 256 leaves; circuit.go those of any shape
 //	columns.go   what the last two compare: whole numbers, worked out once a row
 //
 // An Engine uses the last of them that takes the forest and the batch.
