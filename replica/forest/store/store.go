@@ -274,7 +274,9 @@ func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash+".co
 // importer is part of the name under which an import is found again: it changes when an importer does.
 const importer = "2"
 
-func (s *Store) sourcePath(sum string) string { return filepath.Join(s.dir, "source-"+importer+"-"+sum) }
+func (s *Store) sourcePath(sum string) string {
+	return filepath.Join(s.dir, "source-"+importer+"-"+sum)
+}
 
 var hashes = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
