@@ -264,14 +264,10 @@ func (t *slicedTree) planes(w *words, free uint16) (p [sliceBits]uint64) {
 		return p
 	}
 	var u [sliceLeaves / 2]uint64
-	for level := range t.bits {
+	p[0] = w[t.heap[1]]
+	for level := 1; level < t.bits; level++ {
 		n := 1 << level // splits of the level
-		heap := t.heap[n : 2*n]
-		if level == 0 {
-			p[0] = w[heap[0]]
-			continue
-		}
-		up := p[level-1]
+		heap, up := t.heap[n:2*n], p[level-1]
 		for k := range n / 2 {
 			u[k] = mux(up, w[heap[2*k+1]], w[heap[2*k]])
 		}

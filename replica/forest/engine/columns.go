@@ -32,7 +32,6 @@ type ask struct {
 	f       *model.Forest
 	columns columns
 	index   map[columnKey]uint32
-	rank    []uint32 // of each threshold of the table, by feature
 }
 
 type columnKey struct {
