@@ -1,9 +1,9 @@
 package lightgbm
 
 import (
-	"bytes"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
@@ -209,20 +209,13 @@ func (im *importer) tree(s *section) error {
 			return fmt.Errorf("%s, node %d: %w", s.name, id, err)
 		}
 	}
-	if i := bytes.IndexByte(boolBytes(im.visited), 0); i >= 0 {
-		return s.fail("left_child", "and right_child leave %d of %d nodes and leaves out", i, splits+leaves)
+	switch i := slices.Index(im.visited, false); {
+	case i >= splits:
+		return s.fail("left_child", "and right_child do not reach leaf %d of %d", i-splits, leaves)
+	case i >= 0:
+		return s.fail("left_child", "and right_child do not reach node %d of %d", i, splits)
 	}
 	return nil
-}
-
-func boolBytes(v []bool) []byte {
-	out := make([]byte, len(v))
-	for i, x := range v {
-		if x {
-			out[i] = 1
-		}
-	}
-	return out
 }
 
 func (im *importer) addSplit(n *nodes, id int) error {
