@@ -21,6 +21,16 @@ type objective struct {
 // logit is -log(1/p - 1), in float32 as XGBoost has it.
 func logit(p float32) float32 { return -libm.Log32(1/p - 1) }
 
+// version is that of the XGBoost that saved a model.
+type version []int32
+
+// since tells whether it is this one or a later one.
+func (v version) since(major, minor int32) bool {
+	return v[0] > major || (v[0] == major && v[1] >= minor)
+}
+
+func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
+
 var objectives = map[string]objective{
 	"reg:squarederror":     {link: model.Identity},
 	"reg:linear":           {link: model.Identity},
@@ -36,7 +46,7 @@ var objectives = map[string]objective{
 	"survival:cox":         {link: model.Exp, base: libm.Log32},
 	"survival:aft":         {link: model.Exp, base: libm.Log32},
 	"binary:logistic":      {link: model.Sigmoid, base: logit, classify: true},
-	"binary:logitraw":      {link: model.Identity, base: logit},
+	"binary:logitraw":      {link: model.Identity}, // its base is a margin, unlike those of the other logistic ones
 	"binary:hinge":         {link: model.Step, classify: true},
 	"multi:softprob":       {link: model.Softmax, classify: true},
 	"multi:softmax":        {link: model.Softmax, classify: true, index: true},
@@ -45,13 +55,13 @@ var objectives = map[string]objective{
 	"rank:map":             {link: model.Identity},
 }
 
-// booster understands a whole document.
-func booster(doc object) (*model.Model, error) {
+// booster understands a whole document, which was read from size bytes.
+func booster(doc object, size int) (*model.Model, error) {
 	learner, err := field[object](doc, "the document", "learner")
 	if err != nil {
 		return nil, err
 	}
-	version, err := versionOf(doc)
+	saved, err := versionOf(doc)
 	if err != nil {
 		return nil, err
 	}
@@ -59,15 +69,18 @@ func booster(doc object) (*model.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &importer{}
+	b := &importer{room: roomBase + roomPerByte*size}
 	if err := b.shape(learner); err != nil {
+		return nil, err
+	}
+	if err := scoresOf(name, saved, b.groups); err != nil {
 		return nil, err
 	}
 	m := &model.Model{Meta: model.Meta{
 		Task: model.Regress, Features: b.features, Missing: true, Infinite: true,
 		Link: model.Link{Name: obj.link}, Predict: model.PredictScores, LeafType: "f4", LeafShape: model.LeafSqueezed,
 		Lost:   []string{"gain, cover and base weight of nodes", "training parameters", "attributes"},
-		Source: model.Source{Library: "XGBoost", Version: version, Objective: name},
+		Source: model.Source{Library: "XGBoost", Version: saved.String(), Objective: name},
 	}}
 	if obj.link == model.Sigmoid {
 		m.Meta.Link.Scale = 1
@@ -87,22 +100,35 @@ func booster(doc object) (*model.Model, error) {
 		return nil, err
 	}
 	m.Forest.Round = b.round
-	if m.Forest.Base, err = bases(learner, obj, b.groups); err != nil {
+	if m.Forest.Base, err = bases(learner, obj, saved, b.groups); err != nil {
 		return nil, err
 	}
 	m.Meta.Best = best(learner, m.Forest.NumRounds())
 	return m, nil
 }
 
-func versionOf(doc object) (string, error) {
+func versionOf(doc object) (version, error) {
 	v, err := ints(doc, "the document", "version")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if len(v) != 3 {
-		return "", fmt.Errorf("%w: the version has %d numbers, expected 3", ErrMalformed, len(v))
+		return nil, fmt.Errorf("%w: the version has %d numbers, expected 3", ErrMalformed, len(v))
 	}
-	return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]), nil
+	return v, nil
+}
+
+// scoresOf refuses objectives that make scores of all margins of a row together, in a way that no link does.
+func scoresOf(name string, saved version, groups int) error {
+	switch {
+	case groups == 1:
+	case name == "reg:expectileerror":
+		return fmt.Errorf("%w: %s with %d expectiles, of which each is a sum of margins; one is read", ErrUnsupported, name, groups)
+	case name == "reg:quantileerror" && saved.since(3, 4):
+		return fmt.Errorf("%w: %s of XGBoost %v with %d quantiles, which that version sorts; one is read, and so are several up to 3.3",
+			ErrUnsupported, name, saved, groups)
+	}
+	return nil
 }
 
 func objectiveOf(learner object) (objective, string, error) {
@@ -161,8 +187,11 @@ func classes(meta *model.Meta, obj objective, groups int) {
 	}
 }
 
+// least is how far a probability stays from 0 and 1 before XGBoost 3.2 and later make a margin of it.
+const least float32 = 1e-6
+
 // bases are the margins that the sums begin with.
-func bases(learner object, obj objective, groups int) ([]float64, error) {
+func bases(learner object, obj objective, saved version, groups int) ([]float64, error) {
 	param, err := field[object](learner, "learner", "learner_model_param")
 	if err != nil {
 		return nil, err
@@ -183,10 +212,14 @@ func bases(learner object, obj objective, groups int) ([]float64, error) {
 			return nil, fmt.Errorf("%w: base_score is %.80q", ErrMalformed, s)
 		}
 		margin := float32(v)
+		if obj.link == model.Sigmoid && saved.since(3, 2) && margin >= 0 && margin <= 1 {
+			margin = min(max(margin, least), 1-least)
+		}
 		if obj.base != nil {
 			margin = obj.base(margin)
 		}
-		if math.IsNaN(float64(margin)) {
+		// Before 3.2 a logistic objective refuses 0 and 1, whose margins are infinite.
+		if margin != margin || (obj.link == model.Sigmoid && math.IsInf(float64(margin), 0)) {
 			return nil, fmt.Errorf("%w: base_score %.40q is not one of the objective's scores", ErrMalformed, item)
 		}
 		out[i] = float64(margin)

@@ -123,13 +123,10 @@ func each(o object, path, key string, bits int, f func(v float64) error) error {
 		}
 		return nil
 	case list:
-		if len(v) == 0 {
-			return nil
-		}
 		for _, b := range v { // booleans, as early versions wrote default_left
 			x, ok := b.(bool)
 			if !ok {
-				break
+				return fmt.Errorf("%w: %s.%s has %s, expected numbers", ErrMalformed, path, key, describe(b))
 			}
 			n := 0.0
 			if x {
@@ -139,15 +136,14 @@ func each(o object, path, key string, bits int, f func(v float64) error) error {
 				return err
 			}
 		}
-		if _, ok := v[0].(bool); ok {
-			return nil
-		}
+		return nil
 	}
 	return fmt.Errorf("%w: %s.%s is %s, expected an array of numbers", ErrMalformed, path, key, describe(v))
 }
 
 func eachText(v numbers, path, key string, bits int, f func(v float64) error) error {
-	for rest := []byte(v); len(bytes.TrimSpace(rest)) > 0; {
+	// Trimmed once: to look at all space behind the last number for each of them would take a time of size squared.
+	for rest := bytes.TrimSpace(v); len(rest) > 0; {
 		item, after, more := bytes.Cut(rest, []byte{','})
 		rest = after
 		x, err := strconv.ParseFloat(string(bytes.TrimSpace(item)), bits)
@@ -157,7 +153,7 @@ func eachText(v numbers, path, key string, bits int, f func(v float64) error) er
 		if err := f(x); err != nil {
 			return err
 		}
-		if more && len(bytes.TrimSpace(rest)) == 0 {
+		if more && len(rest) == 0 {
 			return fmt.Errorf("%w: %s.%s ends in a comma", ErrMalformed, path, key)
 		}
 	}

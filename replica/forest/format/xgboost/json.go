@@ -77,14 +77,20 @@ func (r *jsonReader) value(depth int) (any, error) {
 	case number1(c):
 		return r.number(), nil
 	}
-	for word, v := range map[string]any{"true": true, "false": false, "null": nil} {
-		if n := r.at + len(word); n <= len(r.data) && string(r.data[r.at:n]) == word {
+	for _, w := range words {
+		if n := r.at + len(w.text); n <= len(r.data) && string(r.data[r.at:n]) == w.text {
 			r.at = n
-			return v, nil
+			return w.value, nil
 		}
 	}
 	return nil, r.fail("a value")
 }
+
+// words are the values that are spelt out.
+var words = []struct {
+	text  string
+	value any
+}{{"true", true}, {"false", false}, {"null", nil}}
 
 // number1 tells whether a number can begin with c. XGBoost also writes NaN, Infinity and -Infinity.
 func number1(c byte) bool { return c == '-' || (c >= '0' && c <= '9') || c == 'N' || c == 'I' }

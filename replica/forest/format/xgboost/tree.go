@@ -19,10 +19,19 @@ type importer struct {
 
 	weights []float32 // of the trees of a DART booster
 	visited []bool
+	taken   []bool // leaves of several values
 	stack   []int32
 	leaf    []float64
 	words   []uint32
+	room    int // words that sets may still have
 }
+
+// A set is as large as its highest category, whatever little the file says of it: all together have a room of roomBase
+// words and roomPerByte for each byte of the file. That is some 25,000 categories for each node, of 100 bytes or more.
+const (
+	roomBase    = 1 << 22
+	roomPerByte = 8
+)
 
 // shape reads how many features and outputs there are.
 func (im *importer) shape(learner object) error {
@@ -63,21 +72,31 @@ func (im *importer) trees(learner object) error {
 	if im.kind, err = field[string](gb, "gradient_booster", "name"); err != nil {
 		return err
 	}
-	switch im.kind {
-	case "gbtree":
-	case "dart":
-		if im.weights, err = floats(gb, "gradient_booster", "weight_drop"); err != nil {
-			return err
-		}
+	if im.kind != "gbtree" && im.kind != "dart" {
+		return fmt.Errorf("%w: the booster %.40q is not one of trees; gbtree and dart are read", ErrUnsupported, im.kind)
+	}
+	// The weights of trees stand where DART boosters had them up to 3.2, and 3.3; since 3.4 in the model. A gbtree has
+	// some when it was trained with drop-out, since 3.3.
+	holder := gb
+	if im.kind == "dart" {
 		if gb, err = field[object](gb, "gradient_booster", "gbtree"); err != nil {
 			return err
 		}
-	default:
-		return fmt.Errorf("%w: the booster %.40q is not one of trees; gbtree and dart are read", ErrUnsupported, im.kind)
 	}
 	m, err := field[object](gb, "gradient_booster", "model")
 	if err != nil {
 		return err
+	}
+	if _, ok := holder["weight_drop"]; !ok && im.kind == "gbtree" {
+		holder = m
+	}
+	if _, ok := holder["weight_drop"]; ok || im.kind == "dart" {
+		if im.weights, err = floats(holder, "gradient_booster", "weight_drop"); err != nil {
+			return err
+		}
+		if im.weights == nil {
+			im.weights = []float32{}
+		}
 	}
 	var trees list
 	if v, ok := m["trees"]; !ok || !empty(v) {
@@ -309,6 +328,7 @@ func sets(o object, count int) (map[int32][]int32, error) {
 		return nil, fmt.Errorf("%w: %d categories_nodes, %d categories_segments and %d categories_sizes", ErrMalformed, len(ids), len(starts), len(lengths))
 	}
 	out := map[int32][]int32{}
+	total := 0
 	for i, id := range ids {
 		from, n := int(starts[i]), int(lengths[i])
 		if id < 0 || int(id) >= count || from < 0 || n < 0 || from+n > len(all) {
@@ -316,6 +336,9 @@ func sets(o object, count int) (map[int32][]int32, error) {
 		}
 		if _, twice := out[id]; twice {
 			return nil, fmt.Errorf("%w: node %d has two sets of categories", ErrMalformed, id)
+		}
+		if total += n; total > len(all) { // or a short file would take long to read
+			return nil, fmt.Errorf("%w: the nodes up to %d have %d categories together, there are %d", ErrMalformed, id, total, len(all))
 		}
 		out[id] = all[from : from+n]
 	}
@@ -329,6 +352,9 @@ func (im *importer) tree(o object, weight float32) error {
 		return err
 	}
 	im.visited = append(im.visited[:0], make([]bool, len(n.left))...)
+	if n.byLeaf {
+		im.taken = append(im.taken[:0], make([]bool, len(n.leaves)/im.width)...)
+	}
 	im.stack = append(im.stack[:0], 0)
 	for len(im.stack) > 0 {
 		id := im.stack[len(im.stack)-1]
@@ -396,6 +422,9 @@ func (im *importer) addSet(feature int, categories []int32, flags model.Flags) e
 		}
 		im.words[c/32] |= 1 << (c % 32)
 	}
+	if im.room -= len(im.words); im.room < 0 {
+		return fmt.Errorf("%w: the sets of categories up to here are too large for a file of this size", ErrUnsupported)
+	}
 	return im.b.SplitSet(feature, im.words, flags|model.SetRight)
 }
 
@@ -407,11 +436,20 @@ func (im *importer) addLeaf(n *nodes, id int32, weight float32) error {
 	if at < 0 || (at+1)*im.width > len(n.leaves) {
 		return fmt.Errorf("%w: leaf %d of %d", ErrMalformed, at, len(n.leaves)/im.width)
 	}
+	if n.byLeaf {
+		if im.taken[at] {
+			return fmt.Errorf("%w: leaf %d is that of two nodes", ErrMalformed, at)
+		}
+		im.taken[at] = true
+	}
 	for k, v := range n.leaves[at*im.width : (at+1)*im.width] {
 		if v-v != 0 {
-			return fmt.Errorf("%w: its leaf value is %v", ErrMalformed, v)
+			return fmt.Errorf("%w: its leaf value is %v, expected a finite one", ErrMalformed, v)
 		}
-		im.leaf[k] = float64(weight * v)
+		if v *= weight; v-v != 0 {
+			return fmt.Errorf("%w: its leaf value times the tree's weight %v is %v, expected a finite one", ErrMalformed, weight, v)
+		}
+		im.leaf[k] = float64(v)
 	}
 	if err := im.b.Leaf(im.leaf...); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package xgboost
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -175,7 +176,10 @@ func (r *ubjsonReader) array(depth int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		kind = b[1]
+		// A value without bytes (Z, T, F) could be there any number of times.
+		if kind = b[1]; sizes[kind] == 0 && !bytes.ContainsRune([]byte("{[SC"), rune(kind)) {
+			return nil, fmt.Errorf("%w: byte %d is %q, expected the type of an array's values", ErrMalformed, r.at-1, kind)
+		}
 	}
 	counted := r.at < len(r.data) && r.data[r.at] == '#'
 	if kind != 0 && !counted {

@@ -8,10 +8,13 @@
 // # Exactness
 //
 // XGBoost compares float32 with <, so a threshold becomes the float32 before it, with <=. It adds float32: first the
-// base, then the leaves in the order of the trees; a DART booster multiplies each leaf by its tree's weight, which
-// is done here once. The base is stored as a score and made a margin by the objective's inverse link, in float32 with
+// base, then the leaves in the order of the trees; a booster trained with drop-out multiplies each leaf by its tree's
+// weight, which is done here once. The base is stored as a score and made a margin by the objective's inverse link, in float32 with
 // glibc's logf. NaN goes where the node says. A value that is a category of the node's set goes right; every other
 // one, also one that is no category, goes left.
+//
+// survival:aft's exp is that of float64, rounded; the link's is expf, so a prediction, not a margin, may be off by one unit in the
+// last place.
 //
 // Answers are those of Booster.predict, which uses all boosting rounds, and which are the same for one row and for many.
 package xgboost
@@ -77,7 +80,7 @@ func load(data []byte, format string, read func([]byte) (object, error)) (*model
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", format, err)
 	}
-	m, err := booster(doc)
+	m, err := booster(doc, len(data))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", format, err)
 	}
