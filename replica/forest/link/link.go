@@ -123,6 +123,10 @@ func apply32(l model.Link, x []float64) {
 		for i, v := range x {
 			x[i] = float64(libm.Exp32(float32(v)))
 		}
+	case model.ExpDouble:
+		for i, v := range x {
+			x[i] = float64(float32(libm.Exp(v)))
+		}
 	case model.Step:
 		step(x)
 	case model.Square:

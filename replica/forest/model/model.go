@@ -267,10 +267,12 @@ const (
 	SoftmaxPairs LinkName = "softmax_pairs"
 	// SoftmaxLog is exp(x - (max + log(sum))), with such a sum: the same up to scikit-learn 1.3.
 	SoftmaxLog LinkName = "softmax_log"
-	Exp        LinkName = "exp"      // exp(x)
-	Step       LinkName = "step"     // 1 when x > 0, otherwise 0
-	Square     LinkName = "square"   // x|x|
-	Softplus   LinkName = "softplus" // log1p(exp(x))
+	Exp        LinkName = "exp" // exp(x)
+	// ExpDouble is exp(x) in float64, rounded to float32 at last: XGBoost's survival:aft. Of float32 margins only.
+	ExpDouble LinkName = "exp_double"
+	Step      LinkName = "step"     // 1 when x > 0, otherwise 0
+	Square    LinkName = "square"   // x|x|
+	Softplus  LinkName = "softplus" // log1p(exp(x))
 	// Isolation is an isolation forest's decision function: -2^(-x/Scale) - Offset.
 	Isolation LinkName = "isolation"
 )

@@ -107,6 +107,7 @@ func TestValidateStyles(t *testing.T) {
 		"link's scale":            {rich, func(m *Model) { m.Meta.Link.Scale = 2 }, "neither scale nor offset"},
 		"sigmoid's scale":         {single, func(m *Model) { m.Meta.Link.Scale = 2 }, "scale above 0"},
 		"float64 link in float32": {single, func(m *Model) { m.Meta.Link = Link{Name: SoftmaxLog} }, "float64 margins"},
+		"float32 link in float64": {rich, func(m *Model) { m.Meta.Link = Link{Name: ExpDouble} }, "float32 margins"},
 		"isolation":               {rich, func(m *Model) { m.Meta.Link = Link{Name: Isolation, Scale: 1} }, "one float64 output"},
 		"isolation's offset":      {single, func(m *Model) { m.Meta.Link = Link{Name: Isolation, Scale: 1, Offset: inf} }, "one float64 output"},
 		"predict":                 {rich, func(m *Model) { m.Meta.Predict = "median" }, `predict "median"`},

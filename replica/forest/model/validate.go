@@ -67,12 +67,15 @@ func (m *Model) validateMeta() error {
 func (m *Model) validateAnswers() error {
 	link, f := m.Meta.Link, &m.Forest
 	switch link.Name {
-	case Identity, Softmax, Exp, Step, Square, Softplus, SoftmaxPairs, SoftmaxLog:
+	case Identity, Softmax, Exp, ExpDouble, Step, Square, Softplus, SoftmaxPairs, SoftmaxLog:
 		if link.Scale != 0 || link.Offset != 0 {
 			return fmt.Errorf("%w: the link %s has neither scale nor offset", ErrInvalid, link.Name)
 		}
 		if f.Single && (link.Name == SoftmaxPairs || link.Name == SoftmaxLog) {
 			return fmt.Errorf("%w: the link %s is of float64 margins", ErrInvalid, link.Name)
+		}
+		if !f.Single && link.Name == ExpDouble {
+			return fmt.Errorf("%w: the link %s is of float32 margins", ErrInvalid, link.Name)
 		}
 	case Sigmoid:
 		if !(link.Scale > 0) || link.Scale-link.Scale != 0 || link.Offset != 0 || (f.Single && link.Scale != 1) {

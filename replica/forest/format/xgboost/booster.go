@@ -44,7 +44,7 @@ var objectives = map[string]objective{
 	"reg:tweedie":          {link: model.Exp, base: libm.Log32},
 	"count:poisson":        {link: model.Exp, base: libm.Log32},
 	"survival:cox":         {link: model.Exp, base: libm.Log32},
-	"survival:aft":         {link: model.Exp, base: libm.Log32},
+	"survival:aft":         {link: model.ExpDouble, base: libm.Log32},
 	"binary:logistic":      {link: model.Sigmoid, base: logit, classify: true},
 	"binary:logitraw":      {link: model.Identity}, // its base is a margin, unlike those of the other logistic ones
 	"binary:hinge":         {link: model.Step, classify: true},

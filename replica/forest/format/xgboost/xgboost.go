@@ -13,9 +13,6 @@
 // glibc's logf. NaN goes where the node says. A value that is a category of the node's set goes right; every other
 // one, also one that is no category, goes left.
 //
-// survival:aft's exp is that of float64, rounded; the link's is expf, so a prediction, not a margin, may be off by one unit in the
-// last place.
-//
 // Answers are those of Booster.predict, which uses all boosting rounds, and which are the same for one row and for many.
 package xgboost
 
