@@ -246,24 +246,13 @@ func (w *laneForest) arrived(at *[laneCount]uint32) bool {
 
 // add adds what a leaf gives.
 func (w *laneForest) add(t int, at uint32, out []float64) {
-	f := w.f
-	key := uint32(w.nodes[at].key)
-	o := first(f, t)
+	key := w.nodes[at].key
+	out = out[first(w.f, t):]
 	if w.direct {
-		out[o] = float64(float32(out[o]) + math.Float32frombits(key))
+		out[0] = float64(float32(out[0]) + math.Float32frombits(uint32(key)))
 		return
 	}
-	row := int(key) * f.Width
-	out = out[o : o+f.Width]
-	if f.Single {
-		for o, v := range f.Values32[row : row+f.Width] {
-			out[o] = float64(float32(out[o]) + v)
-		}
-		return
-	}
-	for o, v := range f.Values[row : row+f.Width] {
-		out[o] += v
-	}
+	addRow(w.f, int(key), out)
 }
 
 // Leaves walks the canonical nodes, which know their ids.

@@ -50,10 +50,14 @@ func first(f *model.Forest, t int) int {
 	return int(f.First[t])
 }
 
-// add adds the values of a leaf to the sums of a row.
+// add adds the values of a leaf of a tree to the sums of a row.
 func add(f *model.Forest, t, leaf int, out []float64) {
-	row := f.Row(leaf) * f.Width
-	out = out[first(f, t):]
+	addRow(f, f.Row(leaf), out[first(f, t):])
+}
+
+// addRow adds a row of values to sums.
+func addRow(f *model.Forest, row int, out []float64) {
+	row *= f.Width
 	if f.Single {
 		for o, v := range f.Values32[row : row+f.Width] {
 			out[o] = float64(float32(out[o]) + v)
