@@ -46,6 +46,8 @@ const (
 	sliceLeaves = 1 << sliceBits
 	// sliceLeast is the number of rows from which on a word of them is worth its circuits.
 	sliceLeast = 24
+	// maxSlicedTrees bounds the tables of leaves, 1 KiB a tree: a small file can hold a million trees that are leaves.
+	maxSlicedTrees = 1 << 16
 	// gateCost is the time of a gate of a circuit over that of a split of a heap, whose place is known without a look.
 	gateCost = 4
 )
@@ -53,7 +55,7 @@ const (
 // newSlicedForest makes circuits of the trees of a forest, or gives nil when most have too many leaves or it asks too
 // much.
 func newSlicedForest(l *laneForest) *slicedForest {
-	if l == nil {
+	if l == nil || len(l.roots) > maxSlicedTrees {
 		return nil
 	}
 	f := l.f

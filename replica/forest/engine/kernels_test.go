@@ -120,6 +120,33 @@ func TestSlice(t *testing.T) {
 	}
 }
 
+// TestManyLeaves: a forest of very many trees that are leaves, which takes little of a file, takes little memory.
+func TestManyLeaves(t *testing.T) {
+	b := model.NewBuilder(model.Shape{Outputs: 1, Single: true})
+	const trees = maxSlicedTrees + 1
+	for range trees {
+		if err := b.Leaf(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := b.Forest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := New(&f)
+	if n := e.Bytes(); n > 20*trees {
+		t.Errorf("%d bytes for %d trees", n, trees)
+	}
+	rows := make([]float32, 100)
+	margins := make([]float64, 100)
+	Of[float32](e).Margins(margins, rows, 1)
+	for i, v := range margins {
+		if v != trees {
+			t.Fatalf("row %d has %v, want %d", i, v, trees)
+		}
+	}
+}
+
 // plainStyle is that of a random forest.
 func plainStyle(outputs int) style {
 	return style{Shape: model.Shape{Outputs: outputs, Width: outputs, Input: model.Float32}}
