@@ -52,8 +52,12 @@ campaign: ## kill and drain parts of a mesh at half of its capacity and compare 
 proto: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate code from proto/
 	buf generate
 
+.PHONY: asm
+asm: ## generate the engine's assembly, replica/forest/engine/internal/simd
+	.ci/asm replica/forest/engine/internal/simd
+
 .PHONY: fix
-fix: proto $(TOOLS)/gofumpt ## write what verify checks: generated code, format, go.mod files
+fix: proto asm $(TOOLS)/gofumpt ## write what verify checks: generated code, format, go.mod files
 	buf format -w
 	gofumpt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')
 	for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy) || exit 1; done

@@ -8,3 +8,5 @@ require (
 	github.com/ulikunitz/xz v0.5.17
 	go.uber.org/goleak v1.3.0
 )
+
+require golang.org/x/sys v0.49.0

@@ -1,0 +1,10 @@
+// The generators of the engine's assembly. A module of its own, outside of go.work, so that what they need is
+// nothing that the product needs.
+module github.com/coppice-mesh/coppice/replica/forest/engine/asm
+
+go 1.26.0
+
+require (
+	github.com/mmcloughlin/avo v0.6.0 // indirect
+	golang.org/x/tools v0.52.0 // indirect
+)
