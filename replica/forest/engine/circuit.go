@@ -2,74 +2,77 @@ package engine
 
 import "math/bits"
 
-// circuit evaluates a tree of any shape for 64 rows at a time: multiplexers over words, of which the last are the
-// bits of the numbers of the leaves that the rows fall into.
+// circuit evaluates a tree of any shape for all rows of a block: multiplexers over slices, of which the last are the
+// bits of the numbers of the exits that the rows reach.
 //
-// Leaves are numbered so that the larger child of a split has the lower numbers. Bit b of the leaf below a split is
-// that of the right child's leaf where the row goes right, and that of the left child's where it goes left. Often both
+// Exits are numbered so that the larger child of a split has the lower numbers. Bit b of the exit below a split is
+// that of the right child's exit where the row goes right, and that of the left child's where it goes left. Often both
 // are the same constant, and there is nothing to do; where they are 0 and 1, the answer itself is the bit.
 type circuit struct {
 	gates []gate
-	out   []uint16 // the words of the bits of the leaves, the highest bit first
+	out   []uint16 // the slices of the bits of the exits, the lowest bit first
 }
 
 // gate is a multiplexer. Its output follows those of the gates before it.
 type gate struct{ which, right, left uint16 }
 
-// The words that every circuit has. Answers follow, and then what its gates give.
+// The slices that every circuit has. Answers follow, and then what its gates give.
 const (
 	wordZeros = iota
 	wordOnes
 	wordAnswers
 )
 
-// maxWords is how many words there can be, so that a gate's numbers need no check.
-const maxWords = 1 << 16
-
-// words are what gates read and write.
-type words [maxWords]uint64
-
-// shape is a tree as a circuit is made of it: a split with its question, or a leaf.
+// shape is the part of a tree, from its root on, that is sliced: a split, or an exit.
 type shape struct {
-	ask         int
-	left, right *shape // nil for a leaf
-	leaf        int32  // the key
-	leaves      int
+	column      uint32 // what a split asks
+	key         int32
+	ask         uint16 // the slice of its answers
+	left, right *shape // nil for an exit
+	exit        exit
+	exits       int // below it
+	depth       int
 }
 
-// newCircuit makes the circuit of a tree of at most sliceLeaves leaves, and lists their keys by their numbers. free is
-// the first word that it may write.
-func newCircuit(root *shape, free int) (*circuit, []int32) {
+// exit is where a shape ends.
+type exit struct {
+	place        // of a leaf
+	at    uint32 // the node of lanes
+	split bool   // it is no leaf: lanes walk on
+}
+
+// newCircuit makes the circuit of a shape of at most maxLeaves exits, and lists them by their numbers. free is the first
+// slice that it may write.
+func newCircuit(root *shape, free int) (*circuit, []exit) {
 	c := &circuit{}
-	levels := bits.Len(uint(root.leaves - 1))
-	var keys []int32
+	levels := bits.Len(uint(root.exits - 1))
+	var exits []exit
 	seen := map[gate]uint16{}
-	var build func(n *shape) []uint16 // the words of the bits below a node, the highest first
+	var build func(n *shape) []uint16 // the slices of the bits below a node, the lowest first
 	build = func(n *shape) []uint16 {
 		out := make([]uint16, levels)
 		if n.left == nil {
 			for b := range out {
-				out[b] = uint16(len(keys) >> (levels - 1 - b) & 1)
+				out[b] = uint16(len(exits) >> b & 1)
 			}
-			keys = append(keys, n.leaf)
+			exits = append(exits, n.exit)
 			return out
 		}
 		var l, r []uint16
-		if n.left.leaves >= n.right.leaves {
+		if n.left.exits >= n.right.exits {
 			l = build(n.left)
 			r = build(n.right)
 		} else {
 			r = build(n.right)
 			l = build(n.left)
 		}
-		answer := uint16(wordAnswers + n.ask)
 		for b := range out {
-			g := gate{answer, r[b], l[b]}
+			g := gate{n.ask, r[b], l[b]}
 			switch {
 			case g.right == g.left:
 				out[b] = g.left
 			case g.right == wordOnes && g.left == wordZeros:
-				out[b] = answer
+				out[b] = n.ask
 			default:
 				at, ok := seen[g]
 				if !ok {
@@ -82,13 +85,29 @@ func newCircuit(root *shape, free int) (*circuit, []int32) {
 		return out
 	}
 	c.out = build(root)
-	return c, keys
+	return c, exits
 }
 
-// run evaluates the circuit into the words from free on.
-func (c *circuit) run(w *words, free uint16) {
-	for _, g := range c.gates {
-		w[free] = mux(w[g.which], w[g.right], w[g.left])
-		free++
+// newHeap makes a heap of a shape, in which exits above the last level stand repeatedly, and lists the exits by their
+// places there.
+func newHeap(root *shape) (heap []uint16, exits []exit) {
+	n := 1 << root.depth
+	heap, exits = make([]uint16, n), make([]exit, n)
+	var place func(s *shape, at int)
+	place = func(s *shape, at int) {
+		switch {
+		case at >= n:
+			exits[at-n] = s.exit
+		case s.left == nil: // both ways lead to it
+			heap[at] = wordZeros
+			place(s, 2*at)
+			place(s, 2*at+1)
+		default:
+			heap[at] = s.ask
+			place(s.left, 2*at)
+			place(s.right, 2*at+1)
+		}
 	}
+	place(root, 1)
+	return heap, exits
 }

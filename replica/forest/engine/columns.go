@@ -98,7 +98,7 @@ func (a *ask) question(s model.Split) (uint32, int32) {
 		rank, _ := slices.BinarySearch(c.ranks, a.f.Threshold(s))
 		return i, int32(rank)
 	}
-	return i, order(s.Threshold32())
+	return i, order32(s.Threshold32())
 }
 
 const (
@@ -106,10 +106,25 @@ const (
 	toRight = math.MaxInt32 // is above every threshold: above that of +Inf, and above every rank
 )
 
-// order is a float32's place in the order of all float32: it has the order of the values. Both zeros have the same.
-func order(v float32) int32 {
+// order32 is a float32's place in the order of all float32: it has the order of the values. Both zeros have the same.
+func order32(v float32) int32 {
 	i := int32(math.Float32bits(v + 0)) // -0 + 0 is 0
 	return i ^ i>>31&math.MaxInt32
+}
+
+// order64 is order32 for float64.
+func order64(v float64) int64 {
+	i := int64(math.Float64bits(v + 0))
+	return i ^ i>>63&math.MaxInt64
+}
+
+// floor32 is the largest float32 that is not above a number: a float32 is <= the one exactly when it is <= the other.
+func floor32(v float64) float32 {
+	f := float32(v)
+	if float64(f) > v {
+		f = math.Nextafter32(f, float32(math.Inf(-1)))
+	}
+	return f
 }
 
 // fill works out the columns of rows, laneCount rows together: laneCount values of the first column, then of the
@@ -152,7 +167,7 @@ func value[T Row](c *column, v T) int32 {
 	case c.ranks != nil:
 		return int32(below(c.ranks, x))
 	}
-	return order(float32(x))
+	return order32(float32(x))
 }
 
 // below is the number of elements of an ascending slice that are less than x.

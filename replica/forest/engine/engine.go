@@ -45,7 +45,7 @@ func New(f *model.Forest) *Engine { return &Engine{f: f} }
 func (e *Engine) Prepare() {
 	e.once.Do(func() {
 		e.lanes = newLaneForest(e.f)
-		e.sliced = newSlicedForest(e.lanes)
+		e.sliced = newSlicedForest(e.lanes, highest)
 	})
 }
 
@@ -106,7 +106,7 @@ func ByName[T Row](name string, f *model.Forest) Kernel[T] {
 			return lanes[T]{l}
 		}
 	case name == "sliced":
-		if w := newSlicedForest(newLaneForest(f)); w != nil {
+		if w := newSlicedForest(newLaneForest(f), highest); w != nil {
 			return sliced[T]{w}
 		}
 	}

@@ -110,6 +110,9 @@ func (w *laneForest) node(at uint32) (n laneNode, column int, left uint32) {
 	return n, int(n.meta >> (w.shift & 31) / laneCount), n.meta & (1<<(w.shift&31) - 1)
 }
 
+// group is the number of columns of laneCount rows, of which the last is that of the leaves.
+func (w *laneForest) group() int { return (len(w.columns) + 1) * laneCount }
+
 func (w *laneForest) bytes() int { return 8*len(w.nodes) + 4*len(w.roots) + 2*len(w.depths) }
 
 // laneScratch is what one call needs.
@@ -121,7 +124,7 @@ type laneScratch struct {
 func (w lanes[T]) Margins(dst []float64, rows []T, features int) {
 	f := w.f
 	s, _ := w.scratch.Get().(*laneScratch)
-	group := (len(w.columns) + 1) * laneCount // columns of laneCount rows
+	group := w.group()
 	block := max(laneCount, min(laneBlock, laneBytes/(4*group)*laneCount))
 	for len(rows) > 0 {
 		n := min(len(rows)/features, block)
@@ -134,7 +137,10 @@ func (w lanes[T]) Margins(dst []float64, rows []T, features int) {
 		together := n / laneCount * laneCount
 		for t := 0; t < f.NumTrees() && together > 0; t++ {
 			for i := 0; i < together; i += laneCount {
-				w.down(w.roots[t], s.columns[i/laneCount*group:], int(w.depths[t]), &s.at)
+				for k := range s.at {
+					s.at[k] = w.roots[t]
+				}
+				w.down(s.columns[i/laneCount*group:], int(w.depths[t]), &s.at)
 				for k, at := range s.at {
 					w.add(t, at, dst[(i+k)*f.Outputs:(i+k+1)*f.Outputs])
 				}
@@ -188,11 +194,11 @@ func bursts(depth int) (steps int, look bool) {
 	return laneBurst, true
 }
 
-// down takes lanes of several rows down one tree.
-func (w *laneForest) down(root uint32, columns []int32, depth int, at *[laneCount]uint32) {
+// down takes lanes of several rows down from where they are.
+func (w *laneForest) down(columns []int32, depth int, at *[laneCount]uint32) {
 	nodes, c := unsafe.Pointer(unsafe.SliceData(w.nodes)), unsafe.Pointer(unsafe.SliceData(columns))
 	shift, mask := w.shift, uint32(1)<<(w.shift&31)-1
-	a0, a1, a2, a3, a4, a5, a6, a7 := root, root, root, root, root, root, root, root
+	a0, a1, a2, a3, a4, a5, a6, a7 := at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]
 	for steps, look := bursts(depth); ; {
 		for range steps {
 			a0 = next(nodes, c, a0, shift, mask)

@@ -1,10 +1,7 @@
 package engine
 
 import (
-	"slices"
-
-	"github.com/coppice-mesh/coppice/replica/forest/model"
-)
+	"slices")
 
 // maxRank is the largest rank: it fits a byte.
 const maxRank = 255
@@ -19,22 +16,19 @@ type piece struct {
 
 // ranks are the pieces of trees.
 type ranks struct {
-	columns columns
-	pieces  []piece
-	first   []int // of each column, and of the end: its first piece
+	pieces []piece
+	first  []int // of each column, and of the end: its first piece
 }
 
-// newRanks makes the pieces of what the splits of a run of trees ask.
-func newRanks(a *ask, splits []model.Split) *ranks {
-	keys := make([][]int32, len(a.columns))
-	for _, s := range splits {
-		column, key := a.question(s)
-		keys[column] = append(keys[column], key)
+// newRanks makes the pieces of what splits ask.
+func newRanks(columns columns, asked map[asking]bool) *ranks {
+	keys := make([][]int32, len(columns))
+	for a := range asked {
+		keys[a.column] = append(keys[a.column], a.key)
 	}
-	r := &ranks{columns: a.columns}
+	r := &ranks{}
 	for c, k := range keys {
 		slices.Sort(k)
-		k = slices.Compact(k)
 		r.first = append(r.first, len(r.pieces))
 		for part := range slices.Chunk(k, maxRank) {
 			r.pieces = append(r.pieces, piece{c, part})

@@ -1,0 +1,644 @@
+// Command sliced generates the primitives of the sliced kernel. What each does is said in engine/slices.go, which has
+// them in Go.
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+func main() {
+	ConstraintExpr("!purego")
+	for _, v := range []vector{{64, "512"}, {32, "256"}} {
+		planes(v)
+		circuit(v)
+		scan(v)
+	}
+	scatter()
+	compare()
+	ranks32()
+	ranks64()
+	transpose()
+	index()
+	add("AddFloats64", 4, 64)
+	add("AddFloats256", 4, 256)
+	add("AddDoubles64", 8, 64)
+	add("AddDoubles256", 8, 256)
+	Generate()
+}
+
+const (
+	word   = 64  // bytes of the bits of all rows
+	rows   = 512 // of a block
+	planeN = 8   // planes of an index
+)
+
+// vector is a width of registers. The narrower one goes over each word in two passes.
+type vector struct {
+	bytes int
+	name  string
+}
+
+func (v vector) reg() VecVirtual {
+	if v.bytes == 64 {
+		return ZMM()
+	}
+	return YMM()
+}
+
+func (v vector) load(m Mem, r Op) {
+	if v.bytes == 64 {
+		VMOVDQU64(m, r)
+	} else {
+		VMOVDQU(m, r)
+	}
+}
+
+func (v vector) store(r Op, m Mem) {
+	if v.bytes == 64 {
+		VMOVDQU64(r, m)
+	} else {
+		VMOVDQU(r, m)
+	}
+}
+
+func (v vector) zero() VecVirtual {
+	r := v.reg()
+	if v.bytes == 64 {
+		VPXORQ(r, r, r)
+	} else {
+		VPXOR(r, r, r)
+	}
+	return r
+}
+
+// mux gives r the bits of a where p has ones.
+func (v vector) mux(p Op, a Op, r Op) {
+	if v.bytes == 64 {
+		VPTERNLOGQ(U8(0xb8), a, p, r)
+		return
+	}
+	t := v.reg()
+	VPXOR(a, r, t)
+	VPAND(p, t, t)
+	VPXOR(t, r, r)
+}
+
+// passes emits what body does for each part of a word, which begins at an offset in it.
+func (v vector) passes(body func(pass, offset int)) {
+	for i := 0; i*v.bytes < word; i++ {
+		body(i, i*v.bytes)
+	}
+}
+
+// planes evaluates a heap of a depth of 1 to 8.
+func planes(v vector) {
+	TEXT("Planes"+v.name, NOSPLIT, "func(words *byte, heap *uint16, depth int, planes *byte)")
+	words, heap := Load(Param("words"), GP64()), Load(Param("heap"), GP64())
+	depth, out := Load(Param("depth"), GP64()), Load(Param("planes"), GP64())
+	for d := 1; d <= planeN; d++ {
+		CMPQ(depth, U8(d))
+		JEQ(LabelRef(fmt.Sprintf("depth%d", d)))
+	}
+	VZEROUPPER()
+	RET()
+	for d := 1; d <= planeN; d++ {
+		Label(fmt.Sprintf("depth%d", d))
+		v.passes(func(_, offset int) {
+			answer := func(node int) Mem {
+				at := GP64()
+				MOVWQZX(Mem{Base: heap, Disp: 2 * node}, at)
+				SHLQ(U8(6), at)
+				return Mem{Base: words, Index: at, Scale: 1, Disp: offset}
+			}
+			p := make([]VecVirtual, d)
+			for level := range d {
+				var below func(l, k int) VecVirtual
+				below = func(l, k int) VecVirtual {
+					if l == level-1 {
+						r := v.reg()
+						v.load(answer(1<<level+2*k), r)
+						v.mux(p[l], answer(1<<level+2*k+1), r)
+						return r
+					}
+					r := below(l+1, 2*k)
+					v.mux(p[l], below(l+1, 2*k+1), r)
+					return r
+				}
+				if level == 0 {
+					p[0] = v.reg()
+					v.load(answer(1), p[0])
+				} else {
+					p[level] = below(0, 0)
+				}
+				v.store(p[level], Mem{Base: out, Disp: (d-1-level)*word + offset})
+			}
+			if d < planeN {
+				zero := v.zero()
+				for i := d; i < planeN; i++ {
+					v.store(zero, Mem{Base: out, Disp: i*word + offset})
+				}
+			}
+		})
+		VZEROUPPER()
+		RET()
+	}
+}
+
+// circuit evaluates gates one after the other.
+func circuit(v vector) {
+	TEXT("Circuit"+v.name, NOSPLIT, "func(words *byte, gates *uint16, n int, free int)")
+	words, gates := Load(Param("words"), GP64()), Load(Param("gates"), GP64())
+	n, to := Load(Param("n"), GP64()), Load(Param("free"), GP64())
+	SHLQ(U8(6), to)
+	ADDQ(words, to)
+	Label("gate")
+	TESTQ(n, n)
+	JEQ(LabelRef("end"))
+	at := func(i int) Register {
+		r := GP64()
+		MOVWQZX(Mem{Base: gates, Disp: 2 * i}, r)
+		SHLQ(U8(6), r)
+		return r
+	}
+	which, right, left := at(0), at(1), at(2)
+	v.passes(func(_, offset int) {
+		p, r := v.reg(), v.reg()
+		v.load(Mem{Base: words, Index: which, Scale: 1, Disp: offset}, p)
+		v.load(Mem{Base: words, Index: left, Scale: 1, Disp: offset}, r)
+		v.mux(p, Mem{Base: words, Index: right, Scale: 1, Disp: offset}, r)
+		v.store(r, Mem{Base: to, Disp: offset})
+	})
+	ADDQ(U8(6), gates)
+	ADDQ(U8(word), to)
+	DECQ(n)
+	JMP(LabelRef("gate"))
+	Label("end")
+	VZEROUPPER()
+	RET()
+}
+
+// scan makes answers of the rows by their rank.
+func scan(v vector) {
+	TEXT("Scan"+v.name, NOSPLIT, "func(buckets *byte, answers *byte, n int)")
+	buckets, answers := Load(Param("buckets"), GP64()), Load(Param("answers"), GP64())
+	n := Load(Param("n"), GP64())
+	SHLQ(U8(6), n)
+	zero := v.zero()
+	right := make([]VecVirtual, word/v.bytes)
+	v.passes(func(pass, offset int) {
+		right[pass] = v.reg()
+		v.load(Mem{Base: buckets, Index: n, Scale: 1, Disp: offset}, right[pass])
+		v.store(zero, Mem{Base: buckets, Index: n, Scale: 1, Disp: offset})
+	})
+	Label("question")
+	SUBQ(U8(word), n)
+	JLT(LabelRef("end"))
+	v.passes(func(pass, offset int) {
+		v.store(right[pass], Mem{Base: answers, Index: n, Scale: 1, Disp: offset})
+		bucket := Mem{Base: buckets, Index: n, Scale: 1, Disp: offset}
+		if v.bytes == 64 {
+			VPORQ(bucket, right[pass], right[pass])
+		} else {
+			VPOR(bucket, right[pass], right[pass])
+		}
+		v.store(zero, bucket)
+	})
+	JMP(LabelRef("question"))
+	Label("end")
+	VZEROUPPER()
+	RET()
+}
+
+// scatter sets the bit of each row in the bucket of its rank.
+func scatter() {
+	TEXT("Scatter", NOSPLIT, "func(ranks *byte, buckets *byte)")
+	ranks, buckets := Load(Param("ranks"), GP64()), Load(Param("buckets"), GP64())
+	end := GP64()
+	LEAQ(Mem{Base: ranks, Disp: rows}, end)
+	Label("rows")
+	for bit := range 8 {
+		at := GP64()
+		MOVBQZX(Mem{Base: ranks, Disp: bit}, at)
+		SHLQ(U8(6), at)
+		ORB(U8(1<<bit), Mem{Base: buckets, Index: at, Scale: 1})
+	}
+	ADDQ(U8(8), ranks)
+	INCQ(buckets)
+	CMPQ(ranks, end)
+	JNE(LabelRef("rows"))
+	RET()
+}
+
+// compare answers few questions by comparing every rank with each.
+func compare() {
+	TEXT("Compare512", NOSPLIT, "func(ranks *byte, answers *byte, n int)")
+	ranks, answers := Load(Param("ranks"), GP64()), Load(Param("answers"), GP64())
+	n := Load(Param("n"), GP64())
+	var v [8]VecVirtual
+	for i := range v {
+		v[i] = ZMM()
+		VMOVDQU64(Mem{Base: ranks, Disp: 64 * i}, v[i])
+	}
+	key, one := ZMM(), ZMM()
+	VPXORQ(key, key, key)
+	VPTERNLOGQ(U8(0xff), one, one, one)
+	Label("question")
+	for i := range v {
+		k, r := K(), GP64()
+		VPCMPUB(U8(6), key, v[i], k) // rank > key
+		KMOVQ(k, r)
+		MOVQ(r, Mem{Base: answers, Disp: 8 * i})
+	}
+	VPSUBB(one, key, key) // one more: minus -1
+	ADDQ(U8(word), answers)
+	DECQ(n)
+	JNE(LabelRef("question"))
+	VZEROUPPER()
+	RET()
+}
+
+// search is a binary search for the numbers of a vector in a table of keys in the order of a heap.
+type search struct {
+	lanes int // of a vector: 16 or 8
+	table Register
+	x, i  VecVirtual
+	one   VecVirtual
+	regs  map[int]VecVirtual // the first entries of the table, by their byte
+}
+
+func (s *search) width() int { return 64 / s.lanes }
+
+// entries is the vector of the table at an entry.
+func (s *search) entries(at int) Op {
+	if r, ok := s.regs[at]; ok {
+		return r
+	}
+	return Mem{Base: s.table, Disp: at * s.width()}
+}
+
+// keys looks the keys at the indices of a level up, which stand at the entries from 1<<level on.
+func (s *search) keys(level int) VecVirtual {
+	n := 1 << level
+	t := ZMM()
+	switch {
+	case n < s.lanes: // all levels above stand in the first vector
+		if s.lanes == 16 {
+			VPERMD(s.entries(0), s.i, t)
+		} else {
+			VPERMQ(s.entries(0), s.i, t)
+		}
+		return t
+	case n == s.lanes:
+		if s.lanes == 16 {
+			VPERMD(s.entries(n), s.i, t)
+		} else {
+			VPERMQ(s.entries(n), s.i, t)
+		}
+		return t
+	}
+	// Pairs of vectors, of which bits of the index above the pair choose.
+	var part []VecVirtual
+	for at := n; at < 2*n; at += 2 * s.lanes {
+		t := ZMM()
+		VMOVDQU64(s.entries(at), t)
+		if s.lanes == 16 {
+			VPERMT2D(s.entries(at+s.lanes), s.i, t)
+		} else {
+			VPERMT2Q(s.entries(at+s.lanes), s.i, t)
+		}
+		part = append(part, t)
+	}
+	for bit := 2 * s.lanes; len(part) > 1; bit *= 2 {
+		mask, k := ZMM(), K()
+		g := GP64()
+		MOVQ(U32(uint32(bit)), g)
+		if s.lanes == 16 {
+			VPBROADCASTD(g.As32(), mask)
+			VPTESTMD(mask, s.i, k)
+		} else {
+			VPBROADCASTQ(g, mask)
+			VPTESTMQ(mask, s.i, k)
+		}
+		for i := range len(part) / 2 {
+			if s.lanes == 16 {
+				VPBLENDMD(part[2*i+1], part[2*i], k, part[2*i])
+			} else {
+				VPBLENDMQ(part[2*i+1], part[2*i], k, part[2*i])
+			}
+			part[i] = part[2*i]
+		}
+		part = part[:len(part)/2]
+	}
+	return part[0]
+}
+
+// step goes down one level of the heap.
+func (s *search) step(level int) {
+	k := K()
+	keys := s.keys(level)
+	if s.lanes == 16 {
+		VPCMPGTD(keys, s.x, k)
+		VPADDD(s.i, s.i, s.i)
+		VPADDD(s.one, s.i, k, s.i)
+	} else {
+		VPCMPGTQ(keys, s.x, k)
+		VPADDQ(s.i, s.i, s.i)
+		VPADDQ(s.one, s.i, k, s.i)
+	}
+}
+
+// ranks32 finds the ranks of float32 values.
+func ranks32() {
+	TEXT("Ranks32", NOSPLIT, "func(x *float32, table *int32, levels int, missing int32, ranks *byte)")
+	ranks(16)
+}
+
+func ranks64() {
+	TEXT("Ranks64", NOSPLIT, "func(x *float64, table *int64, levels int, missing int64, ranks *byte)")
+	ranks(8)
+}
+
+func ranks(lanes int) {
+	x, table := Load(Param("x"), GP64()), Load(Param("table"), GP64())
+	levels := Load(Param("levels"), GP64())
+	to := Load(Param("ranks"), GP64())
+	missing, positive, one, zero := ZMM(), ZMM(), ZMM(), ZMM()
+	g := GP64()
+	if lanes == 16 {
+		m := GP32()
+		Load(Param("missing"), m)
+		VPBROADCASTD(m, missing)
+		MOVQ(U32(0x7fffffff), g)
+		VPBROADCASTD(g.As32(), positive)
+		MOVQ(U32(1), g)
+		VPBROADCASTD(g.As32(), one)
+	} else {
+		m := GP64()
+		Load(Param("missing"), m)
+		VPBROADCASTQ(m, missing)
+		MOVQ(U64(0x7fffffffffffffff), g)
+		VPBROADCASTQ(g, positive)
+		MOVQ(U32(1), g)
+		VPBROADCASTQ(g, one)
+	}
+	VPXORQ(zero, zero, zero)
+	end := GP64()
+	LEAQ(Mem{Base: to, Disp: rows}, end)
+	for n := 1; n <= 8; n++ {
+		CMPQ(levels, U8(n))
+		JEQ(LabelRef(fmt.Sprintf("levels%d", n)))
+	}
+	VZEROUPPER()
+	RET()
+	for n := 1; n <= 8; n++ {
+		Label(fmt.Sprintf("levels%d", n))
+		regs := map[int]VecVirtual{}
+		for at := 0; at < 1<<n && at < 8*lanes; at += lanes {
+			regs[at] = ZMM()
+			VMOVDQU64(Mem{Base: table, Disp: at * 64 / lanes}, regs[at])
+		}
+		loop := fmt.Sprintf("rows%d", n)
+		Label(loop)
+		s := &search{lanes: lanes, table: table, x: ZMM(), i: ZMM(), one: one, regs: regs}
+		// Numbers in the order of the values: the bits of a negative one are turned around below the sign.
+		k, sign := K(), ZMM()
+		v := ZMM()
+		if lanes == 16 {
+			VADDPS(Mem{Base: x}, zero, v) // -0 becomes 0
+			VCMPPS(U8(3), v, v, k)        // not a number
+			VPSRAD(U8(31), v, sign)
+			VPANDD(positive, sign, sign)
+			VPXORD(sign, v, s.x)
+			VMOVDQA32(missing, k, s.x)
+			VMOVDQA32(one, s.i)
+		} else {
+			VADDPD(Mem{Base: x}, zero, v)
+			VCMPPD(U8(3), v, v, k)
+			VPSRAQ(U8(63), v, sign)
+			VPANDQ(positive, sign, sign)
+			VPXORQ(sign, v, s.x)
+			VMOVDQA64(missing, k, s.x)
+			VMOVDQA64(one, s.i)
+		}
+		for level := range n {
+			s.step(level)
+		}
+		// The index is 1<<n above the rank.
+		if n < 8 {
+			g := GP64()
+			MOVQ(U32(uint32(1)<<n), g)
+			top := ZMM()
+			if lanes == 16 {
+				VPBROADCASTD(g.As32(), top)
+				VPXORD(top, s.i, s.i)
+			} else {
+				VPBROADCASTQ(g, top)
+				VPXORQ(top, s.i, s.i)
+			}
+		}
+		b := XMM()
+		if lanes == 16 {
+			VPMOVDB(s.i, b)
+			VMOVDQU(b, Mem{Base: to})
+		} else {
+			VPMOVQB(s.i, b)
+			VMOVQ(b, Mem{Base: to})
+		}
+		ADDQ(U8(64), x)
+		ADDQ(U8(lanes), to)
+		CMPQ(to, end)
+		JNE(LabelRef(loop))
+		VZEROUPPER()
+		RET()
+	}
+}
+
+// transpose turns 16 rows of up to 16 values of 4 bytes each into columns.
+func transpose() {
+	TEXT("Transpose32", NOSPLIT, "func(rows *uint32, stride int, values int, columns *uint32)")
+	from, stride := Load(Param("rows"), GP64()), Load(Param("stride"), GP64())
+	values, to := Load(Param("values"), GP64()), Load(Param("columns"), GP64())
+	mask, k := GP64(), K()
+	MOVQ(I32(-1), mask)
+	BZHIQ(values, mask, mask)
+	KMOVW(mask.As32(), k)
+	var a, b [16]VecVirtual
+	for i := range a {
+		a[i] = ZMM()
+		VMOVDQU32_Z(Mem{Base: from}, k, a[i])
+		if i < 15 {
+			ADDQ(stride, from)
+		}
+	}
+	for i := 0; i < 16; i += 2 {
+		b[i], b[i+1] = ZMM(), ZMM()
+		VPUNPCKLDQ(a[i+1], a[i], b[i])
+		VPUNPCKHDQ(a[i+1], a[i], b[i+1])
+	}
+	for i := 0; i < 16; i += 4 {
+		for h := range 2 {
+			a[i+2*h], a[i+2*h+1] = ZMM(), ZMM()
+			VPUNPCKLQDQ(b[i+2+h], b[i+h], a[i+2*h])
+			VPUNPCKHQDQ(b[i+2+h], b[i+h], a[i+2*h+1])
+		}
+	}
+	// a[4g+c] has, in lane l, value 4l+c of rows 4g to 4g+3.
+	for h := 0; h < 16; h += 8 {
+		for i := range 4 {
+			b[h+i], b[h+4+i] = ZMM(), ZMM()
+			VSHUFI32X4(U8(0x88), a[h+4+i], a[h+i], b[h+i])
+			VSHUFI32X4(U8(0xdd), a[h+4+i], a[h+i], b[h+4+i])
+		}
+	}
+	var r [16]VecVirtual
+	for i := range 4 {
+		// lanes 0 and 2 of values i and i+8, then lanes 1 and 3
+		for h := range 2 {
+			lo, hi := ZMM(), ZMM()
+			VSHUFI32X4(U8(0x88), b[8+4*h+i], b[4*h+i], lo)
+			VSHUFI32X4(U8(0xdd), b[8+4*h+i], b[4*h+i], hi)
+			r[4*h+i], r[8+4*h+i] = lo, hi
+		}
+	}
+	for i, v := range r {
+		CMPQ(values, U8(i))
+		JLE(LabelRef("end"))
+		VMOVDQU64(v, Mem{Base: to, Disp: i * rows * 4})
+	}
+	Label("end")
+	VZEROUPPER()
+	RET()
+}
+
+// indices loads planes and turns them into the indices of all rows, 64 of them in each of eight vectors.
+func indices(planes Register, n int) (idx [8]VecVirtual) {
+	var q [8]VecVirtual // the planes, the highest first
+	for i := range q {
+		q[i] = ZMM()
+		if plane := 7 - i; plane < n {
+			VMOVDQU64(Mem{Base: planes, Disp: plane * word}, q[i])
+		} else {
+			VPXORQ(q[i], q[i], q[i])
+		}
+	}
+	unpacked := interleave(q)
+	g, m := GP64(), ZMM()
+	MOVQ(U64(0x8040201008040201), g)
+	VPBROADCASTQ(g, m)
+	for i, u := range unpacked {
+		idx[i] = ZMM()
+		VGF2P8AFFINEQB(U8(0), u, m, idx[i])
+	}
+	return idx
+}
+
+// interleave puts the bytes of eight vectors side by side: those of position 2i and 2i+1 of each lane into vector i.
+func interleave(q [8]VecVirtual) (r [8]VecVirtual) {
+	var w, d [8]VecVirtual
+	for i := range 4 { // w[2i], w[2i+1]: of q[2i] and q[2i+1], low and high
+		w[2*i], w[2*i+1] = ZMM(), ZMM()
+		VPUNPCKLBW(q[2*i+1], q[2*i], w[2*i])
+		VPUNPCKHBW(q[2*i+1], q[2*i], w[2*i+1])
+	}
+	for half := range 2 { // d[4half+0..3]: of q[4half..4half+3], positions 0-3, 4-7, 8-11, 12-15
+		for h := range 2 {
+			lo, hi := ZMM(), ZMM()
+			VPUNPCKLWD(w[4*half+2+h], w[4*half+h], lo)
+			VPUNPCKHWD(w[4*half+2+h], w[4*half+h], hi)
+			d[4*half+2*h], d[4*half+2*h+1] = lo, hi
+		}
+	}
+	for i := range 4 {
+		r[2*i], r[2*i+1] = ZMM(), ZMM()
+		VPUNPCKLDQ(d[4+i], d[i], r[2*i])
+		VPUNPCKHDQ(d[4+i], d[i], r[2*i+1])
+	}
+	return r
+}
+
+// index writes the indices of all rows.
+func index() {
+	TEXT("Index", NOSPLIT, "func(planes *byte, index *byte)")
+	planes, to := Load(Param("planes"), GP64()), Load(Param("index"), GP64())
+	for i, idx := range indices(planes, planeN) {
+		VMOVDQU64(idx, Mem{Base: to, Disp: 64 * i})
+	}
+	VZEROUPPER()
+	RET()
+}
+
+// add looks up what the leaves give, byte by byte of the values, and adds it to the sums.
+func add(name string, bytes, leaves int) {
+	kind := map[int]string{4: "float32", 8: "float64"}[bytes]
+	TEXT(name, NOSPLIT, fmt.Sprintf("func(sums *%s, planes *byte, table *byte)", kind))
+	sums, planes := Load(Param("sums"), GP64()), Load(Param("planes"), GP64())
+	table := Load(Param("table"), GP64())
+	n := 6
+	if leaves == 256 {
+		n = 8
+	}
+	idx := indices(planes, n)
+	var tables [8]VecVirtual
+	if leaves == 64 && bytes == 4 {
+		for b := range bytes {
+			tables[b] = ZMM()
+			VMOVDQU64(Mem{Base: table, Disp: 64 * b}, tables[b])
+		}
+	}
+	for j := range idx {
+		var v [8]VecVirtual
+		var k Register
+		if leaves == 256 {
+			k = K()
+			VPMOVB2M(idx[j], k)
+		}
+		for b := range bytes {
+			v[b] = ZMM()
+			switch {
+			case leaves == 256:
+				hi := ZMM()
+				at := func(quarter int) Mem { return Mem{Base: table, Disp: 256*b + 64*quarter} }
+				VMOVDQU64(at(0), v[b])
+				VPERMT2B(at(1), idx[j], v[b])
+				VMOVDQU64(at(2), hi)
+				VPERMT2B(at(3), idx[j], hi)
+				VMOVDQU8(hi, k, v[b])
+			case bytes == 4:
+				VPERMB(tables[b], idx[j], v[b])
+			default:
+				VPERMB(Mem{Base: table, Disp: 64 * b}, idx[j], v[b])
+			}
+		}
+		if bytes == 8 {
+			for i, r := range interleave(v) {
+				sum := Mem{Base: sums, Disp: 512*j + 64*i}
+				VADDPD(sum, r, r)
+				VMOVDQU64(r, sum)
+			}
+			continue
+		}
+		var w [4]VecVirtual // bytes 0 and 1, low and high, bytes 2 and 3, low and high
+		for h := range 2 {
+			w[2*h], w[2*h+1] = ZMM(), ZMM()
+			VPUNPCKLBW(v[2*h+1], v[2*h], w[2*h])
+			VPUNPCKHBW(v[2*h+1], v[2*h], w[2*h+1])
+		}
+		for m := range 4 {
+			r := ZMM()
+			if m%2 == 0 {
+				VPUNPCKLWD(w[2+m/2], w[m/2], r)
+			} else {
+				VPUNPCKHWD(w[2+m/2], w[m/2], r)
+			}
+			sum := Mem{Base: sums, Disp: 256*j + 64*m}
+			VADDPS(sum, r, r)
+			VMOVDQU64(r, sum)
+		}
+	}
+	VZEROUPPER()
+	RET()
+}

@@ -1,0 +1,543 @@
+package engine
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"slices"
+	"sync"
+
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// sliced evaluates a block of 512 rows at a time, a bit of a slice for each. Forests ask the same questions again and
+// again: each is answered once for all rows, as a slice of bits that say who goes right. A shallow tree then is a
+// heap, or a circuit, of multiplexers over these slices. Its outputs are the bits of the indices of the leaves, by
+// which all rows look up what the tree adds. Of a deep tree the top is sliced, and lanes walk on from there.
+type sliced[T Row] struct{ *slicedForest }
+
+// slicedForest is a forest as sliced evaluates it.
+type slicedForest struct {
+	level    level
+	order    *order
+	f        *model.Forest
+	lanes    *laneForest // of the trees that are walked on
+	sections []section
+	words    int  // slices that one call needs
+	walks    bool // whether there are such trees
+	scratch  sync.Pool
+}
+
+// section is a run of trees whose answers fit the processor's cache together.
+type section struct {
+	first  int // tree
+	trees  []slicedTree
+	pieces []slicedPiece // by feature
+	free   int           // the first slice behind the answers
+}
+
+// slicedPiece is a piece with its keys as slicer's ranks want them.
+type slicedPiece struct {
+	*column
+	answers  int // the slice of the first of its questions
+	n        int // questions
+	levels   int
+	levels64 int
+	table    *[maxRank + 1]int32 // for rows of float32
+	table64  *[maxRank + 1]int64 // for rows of float64 that are compared as such
+}
+
+// slicedTree is the sliced part of a tree.
+type slicedTree struct {
+	bits    int         // of the number of an exit
+	heap    []uint16    // nil for a circuit
+	circuit *circuit    // nil for a heap
+	tables  []leafTable // what its leaves give, one for each of Width; nil for a tree that is walked on
+	exits   []uint32    // the nodes from which lanes walk on; nil when all exits are leaves
+	ids     []uint32    // of the leaves
+}
+
+// leafTable has what the leaves of a tree give to one output, by their numbers.
+type leafTable struct {
+	floats  *[maxLeaves]float32
+	doubles *[maxLeaves]float64
+	bytes   []byte // the first byte of all values, then the second, and so on, for assembly
+}
+
+const (
+	// sectionAnswers bounds the slices of a section's answers: they are 64 bytes each.
+	sectionAnswers = 9000
+	// topDepth is how deep a tree is sliced whose leaves are too many: one level more doubles the questions, and saves
+	// one step of the walks.
+	topDepth = 6
+	// The tables of leaves may take tableTimes as much as the forest, and a bit: a small file can hold a million trees
+	// that are leaves.
+	tableTimes = 8
+	tableBytes = 1 << 20
+	// gateCost is the time of a gate of a circuit over that of a split of a heap, whose place is known without a look.
+	gateCost = 2
+)
+
+// newSlicedForest lays a forest out in slices, or gives nil when it is not one for them.
+func newSlicedForest(l *laneForest, level level) *slicedForest {
+	if l == nil {
+		return nil
+	}
+	f := l.f
+	w := &slicedForest{level: level, order: level.order(), f: f, lanes: l}
+	a := newAsk(f)
+	size, most := 0, tableBytes+tableTimes*f.Bytes()
+	for t := 0; t < f.NumTrees(); {
+		s := section{first: t}
+		asked := map[asking]bool{}
+		var shapes []*shape
+		for ; t < f.NumTrees(); t++ {
+			root := w.shape(a, t)
+			if size += w.tableSize(root); size > most {
+				return nil
+			}
+			before := len(asked)
+			root.asks(asked)
+			if before > 0 && len(asked) > sectionAnswers {
+				break
+			}
+			shapes = append(shapes, root)
+		}
+		w.lay(&s, a, shapes)
+		w.sections = append(w.sections, s)
+	}
+	w.scratch.New = func() any { return w.newScratch() }
+	return w
+}
+
+// shape makes the shape of a tree: all of it, or its top.
+func (w *slicedForest) shape(a *ask, t int) *shape {
+	f := w.f
+	tree, next := f.Trees[t], f.Trees[t+1]
+	splits := f.Splits[tree.Split:next.Split]
+	whole := len(splits) < maxLeaves
+	var build func(k, l, end uint32, at uint32, depth int) *shape
+	build = func(k, l, end uint32, at uint32, depth int) *shape {
+		if k == end {
+			return &shape{exits: 1, exit: exit{place: place{int(tree.Leaf + l), int(k + l)}, at: at}}
+		}
+		if !whole && depth == topDepth {
+			return &shape{exits: 1, exit: exit{at: at, split: true}}
+		}
+		var left uint32
+		if !whole {
+			_, _, left = w.lanes.node(at)
+		}
+		s := &shape{}
+		s.column, s.key = a.question(splits[k])
+		right := splits[k].Right
+		s.left = build(k+1, l, right, left, depth+1)
+		s.right = build(right, l+right-k, end, left+1, depth+1)
+		s.exits, s.depth = s.left.exits+s.right.exits, max(s.left.depth, s.right.depth)+1
+		return s
+	}
+	root := build(0, 0, uint32(len(splits)), w.lanes.roots[t], 0)
+	return root
+}
+
+// asking is what a split asks.
+type asking struct {
+	column uint32
+	key    int32
+}
+
+// asks collects what the splits of a shape ask.
+func (s *shape) asks(asked map[asking]bool) {
+	if s.left != nil {
+		asked[asking{s.column, s.key}] = true
+		s.left.asks(asked)
+		s.right.asks(asked)
+	}
+}
+
+// number gives the splits of a shape the slices of their answers.
+func (s *shape) number(slice func(column uint32, key int32) uint16) {
+	if s.left != nil {
+		s.ask = slice(s.column, s.key)
+		s.left.number(slice)
+		s.right.number(slice)
+	}
+}
+
+// lay makes the pieces and the trees of a section.
+func (w *slicedForest) lay(s *section, a *ask, shapes []*shape) {
+	asked := map[asking]bool{}
+	for _, root := range shapes {
+		root.asks(asked)
+	}
+	r := newRanks(a.columns, asked)
+	s.free = wordAnswers
+	for i := range r.pieces {
+		p := &r.pieces[i]
+		s.pieces = append(s.pieces, w.piece(&a.columns[p.column], p.keys, s.free))
+		s.free += len(p.keys)
+	}
+	w.words = max(w.words, s.free+sliceBits*maxLeaves)
+	for _, root := range shapes {
+		root.number(func(column uint32, key int32) uint16 {
+			p, i := r.place(column, key)
+			return uint16(s.pieces[p].answers + i)
+		})
+		s.trees = append(s.trees, w.tree(root, s.free))
+	}
+	// Rows are transposed a few features at a time.
+	slices.SortStableFunc(s.pieces, func(a, b slicedPiece) int { return a.feature - b.feature })
+}
+
+// piece lays the keys of a piece out.
+func (w *slicedForest) piece(c *column, keys []int32, answers int) slicedPiece {
+	p := slicedPiece{column: c, answers: answers, n: len(keys)}
+	if c.ranks == nil {
+		p.table, p.levels = heapOf(keys, math.MaxInt32)
+		return p
+	}
+	// Keys are ranks among the thresholds.
+	keys32, keys64 := make([]int32, len(keys)), make([]int64, len(keys))
+	for i, k := range keys {
+		keys32[i], keys64[i] = order32(floor32(c.ranks[k])), order64(c.ranks[k])
+	}
+	p.table, p.levels = heapOf(keys32, math.MaxInt32)
+	p.table64, _ = heapOf(keys64, math.MaxInt64)
+	return p
+}
+
+// tree makes the heap or the circuit of a shape, whichever is less work.
+func (w *slicedForest) tree(root *shape, free int) slicedTree {
+	c, exits := newCircuit(root, free)
+	t := slicedTree{bits: len(c.out), circuit: c}
+	if d := root.depth; d > 0 && d <= sliceBits && gateCost*len(c.gates) >= 1<<d {
+		t.bits, t.circuit = d, nil
+		t.heap, exits = newHeap(root)
+	}
+	for _, e := range exits {
+		if e.split {
+			t.exits = make([]uint32, len(exits))
+		}
+	}
+	return w.leaves(t, exits)
+}
+
+// leaves makes the tables of a tree.
+func (w *slicedForest) leaves(t slicedTree, exits []exit) slicedTree {
+	if t.exits != nil {
+		w.walks = true
+		for i, e := range exits {
+			t.exits[i] = e.at
+		}
+		return t
+	}
+	t.ids = make([]uint32, len(exits))
+	for i, e := range exits {
+		t.ids[i] = uint32(e.id(w.f))
+	}
+	t.tables = make([]leafTable, w.f.Width)
+	for o := range t.tables {
+		t.tables[o] = w.table(exits, t.bits, o)
+	}
+	return t
+}
+
+// table makes the table of one output.
+func (w *slicedForest) table(exits []exit, bits, o int) leafTable {
+	f := w.f
+	var t leafTable
+	if w.level < levelVBMI {
+		if f.Single {
+			t.floats = new([maxLeaves]float32)
+			for i, e := range exits {
+				t.floats[i] = f.Values32[f.Row(e.leaf)*f.Width+o]
+			}
+		} else {
+			t.doubles = new([maxLeaves]float64)
+			for i, e := range exits {
+				t.doubles[i] = f.Values[f.Row(e.leaf)*f.Width+o]
+			}
+		}
+		return t
+	}
+	n := 64
+	if bits > 6 {
+		n = maxLeaves
+	}
+	if f.Single {
+		t.bytes = make([]byte, 4*n)
+	} else {
+		t.bytes = make([]byte, 8*n)
+	}
+	for i, e := range exits {
+		at := f.Row(e.leaf)*f.Width + o
+		var v [8]byte
+		if f.Single {
+			binary.LittleEndian.PutUint32(v[:], math.Float32bits(f.Values32[at]))
+		} else {
+			binary.LittleEndian.PutUint64(v[:], math.Float64bits(f.Values[at]))
+		}
+		for b := range len(t.bytes) / n {
+			t.bytes[b*n+i] = v[b]
+		}
+	}
+	return t
+}
+
+// tableSize is about what the tables of a tree take.
+func (w *slicedForest) tableSize(root *shape) int {
+	n := 64
+	if bits.Len(uint(root.exits-1)) > 6 || root.depth > 6 || w.level < levelVBMI {
+		n = maxLeaves
+	}
+	each := 8
+	if w.f.Single {
+		each = 4
+	}
+	return n * each * w.f.Width
+}
+
+func (w *slicedForest) bytes() int {
+	n := 0
+	for i := range w.sections {
+		s := &w.sections[i]
+		n += len(s.pieces) * (maxRank + 1) * 4
+		for j := range s.trees {
+			t := &s.trees[j]
+			n += 2*len(t.heap) + 4*(len(t.ids)+len(t.exits))
+			if t.circuit != nil {
+				n += 6 * len(t.circuit.gates)
+			}
+			for k := range t.tables {
+				n += len(t.tables[k].bytes)
+				if w.level < levelVBMI {
+					n += maxLeaves * 8
+				}
+			}
+		}
+	}
+	return n
+}
+
+// slicedScratch is what one call needs.
+type slicedScratch struct {
+	words   []slice // an answer's bit is set when the row goes right
+	buckets [maxRank + 1]slice
+	planes  planes
+	ranks   [sliceRows]byte
+	index   [sliceRows]byte
+	column  [sliceRows]float32
+	wide    [sliceRows]float64
+	block   [transposed][sliceRows]float32 // columns of some features
+	at      [sliceRows]uint32
+	sums    []float64 // sliceRows of each output
+	sums32  []float32
+	walk    []int32 // columns for lanes
+}
+
+// transposed is the number of features whose columns are made together.
+const transposed = 16
+
+func (w *slicedForest) newScratch() *slicedScratch {
+	s := &slicedScratch{words: make([]slice, w.words)}
+	for i := range sliceWords {
+		s.words[wordOnes][i] = math.MaxUint64
+	}
+	if w.f.Single {
+		s.sums32 = make([]float32, w.f.Outputs*sliceRows)
+	} else {
+		s.sums = make([]float64, w.f.Outputs*sliceRows)
+	}
+	if w.walks {
+		s.walk = make([]int32, sliceRows/laneCount*w.lanes.group())
+	}
+	return s
+}
+
+func (w sliced[T]) Margins(dst []float64, rows []T, features int) {
+	f := w.f
+	s, _ := w.scratch.Get().(*slicedScratch)
+	for len(rows) > 0 {
+		n := min(len(rows)/features, sliceRows)
+		w.begin(s)
+		if w.walks {
+			fill(w.lanes.columns, s.walk, rows[:n*features], features)
+		}
+		for i := range w.sections {
+			sec := &w.sections[i]
+			answer(w.slicedForest, s, sec, rows[:n*features], features, n)
+			w.evaluate(s, sec, n)
+		}
+		w.end(s, dst[:n*f.Outputs])
+		rows, dst = rows[n*features:], dst[n*f.Outputs:]
+	}
+	w.scratch.Put(s)
+}
+
+// words is the number of words of slices that n rows need.
+func words(n int) int { return (n + 63) / 64 }
+
+// answer answers the questions of a section for n rows.
+func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, features, n int) {
+	from := -transposed // the first feature in s.block
+	single, whole := any(rows).([]float32)
+	for i := range sec.pieces {
+		p := &sec.pieces[i]
+		answers := s.words[p.answers:][:p.n]
+		if p.set {
+			for r := range n {
+				s.ranks[r] = byte(value(p.column, rows[r*features+p.feature]) >> 31 & 1 ^ 1)
+			}
+			w.level.answer(&s.ranks, &s.buckets, answers, words(n))
+			continue
+		}
+		missing, missing64 := int32(toRight), int64(math.MaxInt64)
+		if p.missingLeft {
+			missing, missing64 = toLeft, math.MinInt64
+		}
+		if p.table64 != nil && !whole {
+			for r := range n {
+				v := float64(rows[r*features+p.feature])
+				if p.zeroMissing && v >= -model.NearZero && v <= model.NearZero {
+					v = math.NaN()
+				}
+				s.wide[r] = v
+			}
+			w.level.ranks64(&s.wide, p.table64, p.levels, missing64, &s.ranks, words(n))
+			w.level.answer(&s.ranks, &s.buckets, answers, words(n))
+			continue
+		}
+		if p.feature >= from+transposed {
+			from = p.feature
+			transpose(s, single, rows, features, from, w.level, n)
+		}
+		column := &s.block[p.feature-from]
+		if p.zeroMissing {
+			for r, v := range column[:n] {
+				s.column[r] = v
+				if float64(v) >= -model.NearZero && float64(v) <= model.NearZero {
+					s.column[r] = float32(math.NaN())
+				}
+			}
+			column = &s.column
+		}
+		w.level.ranks32(column, p.table, p.levels, missing, &s.ranks, words(n))
+		w.level.answer(&s.ranks, &s.buckets, answers, words(n))
+	}
+}
+
+// transpose makes columns of some features, from one on.
+func transpose[T Row](s *slicedScratch, single []float32, rows []T, features, from int, l level, n int) {
+	k := min(transposed, features-from)
+	done := 0
+	if single != nil {
+		done = l.transpose(single, features, from, k, n, s.block[0][:])
+	}
+	for r := done; r < n; r++ {
+		for i, v := range rows[r*features+from:][:k] {
+			s.block[i][r] = float32(v)
+		}
+	}
+}
+
+// index works out the planes of a tree.
+func (w *slicedForest) index(s *slicedScratch, sec *section, t *slicedTree, n int) {
+	if t.circuit == nil {
+		w.level.planes(s.words, t.heap, t.bits, words(n), &s.planes)
+		return
+	}
+	w.level.circuit(s.words, t.circuit.gates, sec.free, words(n))
+	for i, out := range t.circuit.out {
+		s.planes[i] = s.words[out]
+	}
+	for i := len(t.circuit.out); i < sliceBits; i++ {
+		s.planes[i] = slice{}
+	}
+}
+
+// evaluate adds what the trees of a section give to n rows.
+func (w *slicedForest) evaluate(s *slicedScratch, sec *section, n int) {
+	f := w.f
+	for i := range sec.trees {
+		t, out := &sec.trees[i], first(f, sec.first+i)*sliceRows
+		w.index(s, sec, t, n)
+		if t.tables == nil {
+			w.walk(s, t, sec.first+i, n, out)
+			continue
+		}
+		for o := range t.tables {
+			if f.Single {
+				w.level.add32((*[sliceRows]float32)(s.sums32[out+o*sliceRows:]), &s.planes, &t.tables[o], t.bits, words(n))
+			} else {
+				w.level.add64((*[sliceRows]float64)(s.sums[out+o*sliceRows:]), &s.planes, &t.tables[o], t.bits, words(n))
+			}
+		}
+	}
+}
+
+// walk follows n rows from the exits of a tree to its leaves, and adds what they give.
+func (w *slicedForest) walk(s *slicedScratch, t *slicedTree, tree, n, out int) {
+	f, group := w.f, w.lanes.group()
+	w.level.index(&s.planes, &s.index, t.bits, words(n))
+	for r := range n {
+		s.at[r] = t.exits[s.index[w.order.index[r]]]
+	}
+	for g := 0; g < n; g += laneCount {
+		at := (*[laneCount]uint32)(s.at[g:])
+		w.lanes.down(s.walk[g/laneCount*group:], int(w.lanes.depths[tree])-topDepth, at)
+		for i := range min(laneCount, n-g) {
+			key, r := int(w.lanes.nodes[at[i]].key), g+i
+			switch {
+			case w.lanes.direct:
+				s.sums32[out+int(w.order.sum32[r])] += math.Float32frombits(uint32(key))
+			case f.Single:
+				for o := range f.Width {
+					s.sums32[out+o*sliceRows+int(w.order.sum32[r])] += f.Values32[key*f.Width+o]
+				}
+			default:
+				for o := range f.Width {
+					s.sums[out+o*sliceRows+int(w.order.sum64[r])] += f.Values[key*f.Width+o]
+				}
+			}
+		}
+	}
+}
+
+// begin sets the sums to their bases.
+func (w *slicedForest) begin(s *slicedScratch) {
+	f := w.f
+	for o := range f.Outputs {
+		base := 0.0
+		if f.Base != nil {
+			base = f.Base[o]
+		}
+		for i := range sliceRows {
+			if f.Single {
+				s.sums32[o*sliceRows+i] = float32(base)
+			} else {
+				s.sums[o*sliceRows+i] = base
+			}
+		}
+	}
+}
+
+// end writes the sums row by row.
+func (w *slicedForest) end(s *slicedScratch, dst []float64) {
+	f := w.f
+	for r := range len(dst) / f.Outputs {
+		out := dst[r*f.Outputs : (r+1)*f.Outputs]
+		for o := range out {
+			if f.Single {
+				out[o] = float64(s.sums32[o*sliceRows+int(w.order.sum32[r])])
+			} else {
+				out[o] = s.sums[o*sliceRows+int(w.order.sum64[r])]
+			}
+		}
+		end(f, out)
+	}
+}
+
+// Leaves gives the leaves of all rows. Those of deep trees come from the walker.
+func (w sliced[T]) Leaves(dst []int64, rows []T, features int) {
+	walker[T](w.f).Leaves(dst, rows, features)
+}

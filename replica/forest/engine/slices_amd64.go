@@ -1,0 +1,133 @@
+//go:build !purego
+
+package engine
+
+import (
+	"unsafe"
+
+	"github.com/coppice-mesh/coppice/replica/forest/engine/internal/simd"
+)
+
+// vbmiOrder is how rows stand after the bytes of planes, and then those of values, were unpacked: in the assembly a
+// vector of indices has 16 rows in each of its four lanes, and one of sums 4 or 2.
+var vbmiOrder = func() *order {
+	o := new(order)
+	for r := range sliceRows {
+		lane, j, i := r/128, r/16%8, r%16
+		o.index[r] = uint16(64*j + 16*lane + i)
+		o.sum32[r] = uint16(64*j + 16*(i/4) + 4*lane + i%4)
+		o.sum64[r] = uint16(64*j + 8*(i/2) + 2*lane + i%2)
+	}
+	return o
+}()
+
+func (l level) order() *order {
+	if l >= levelVBMI {
+		return vbmiOrder
+	}
+	return plainOrder
+}
+
+func bytesOf[V any](p *V) *byte { return (*byte)(unsafe.Pointer(p)) }
+
+func (l level) planes(words []slice, heap []uint16, depth, n int, p *planes) {
+	switch {
+	case l >= levelAVX512:
+		simd.Planes512(bytesOf(&words[0]), &heap[0], depth, bytesOf(p))
+	case l >= levelAVX2:
+		simd.Planes256(bytesOf(&words[0]), &heap[0], depth, bytesOf(p))
+	default:
+		goPlanes(words, heap, depth, n, p)
+	}
+}
+
+func (l level) circuit(words []slice, gates []gate, free, n int) {
+	switch {
+	case len(gates) == 0:
+	case l >= levelAVX512:
+		simd.Circuit512(bytesOf(&words[0]), &gates[0].which, len(gates), free)
+	case l >= levelAVX2:
+		simd.Circuit256(bytesOf(&words[0]), &gates[0].which, len(gates), free)
+	default:
+		goCircuit(words, gates, free, n)
+	}
+}
+
+// compared is the number of questions up to which all ranks are compared with each of them.
+const compared = 64
+
+// answer answers the questions of a piece by the ranks of the rows.
+func (l level) answer(ranks *[sliceRows]byte, buckets *[maxRank + 1]slice, answers []slice, n int) {
+	switch {
+	case l >= levelAVX512 && len(answers) <= compared:
+		simd.Compare512(&ranks[0], bytesOf(&answers[0]), len(answers))
+	case l >= levelAVX512:
+		simd.Scatter(&ranks[0], bytesOf(buckets))
+		simd.Scan512(bytesOf(buckets), bytesOf(&answers[0]), len(answers))
+	case l >= levelAVX2:
+		simd.Scatter(&ranks[0], bytesOf(buckets))
+		simd.Scan256(bytesOf(buckets), bytesOf(&answers[0]), len(answers))
+	default:
+		goScatter(ranks, buckets, n)
+		goScan(buckets, answers, n)
+	}
+}
+
+func (l level) ranks32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, missing int32, ranks *[sliceRows]byte, n int) {
+	if l >= levelAVX512 {
+		simd.Ranks32(&x[0], &table[0], levels, missing, &ranks[0])
+		return
+	}
+	goRanks32(x, table, levels, missing, ranks, n)
+}
+
+func (l level) ranks64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, missing int64, ranks *[sliceRows]byte, n int) {
+	if l >= levelAVX512 {
+		simd.Ranks64(&x[0], &table[0], levels, missing, &ranks[0])
+		return
+	}
+	goRanks64(x, table, levels, missing, ranks, n)
+}
+
+// transpose turns values of rows, from a feature on, into columns, each of sliceRows values. It takes whole groups of
+// 16 rows alone, and up to 16 features.
+func (l level) transpose(rows []float32, features, from, values, n int, columns []float32) (done int) {
+	if l < levelAVX512 {
+		return 0
+	}
+	for ; done+16 <= n; done += 16 {
+		row := (*uint32)(unsafe.Pointer(&rows[done*features+from]))
+		simd.Transpose32(row, 4*features, values, (*uint32)(unsafe.Pointer(&columns[done])))
+	}
+	return done
+}
+
+func (l level) index(p *planes, index *[sliceRows]byte, bits, n int) {
+	if l >= levelVBMI {
+		simd.Index(bytesOf(p), &index[0])
+		return
+	}
+	goIndex(p, index, bits, n)
+}
+
+func (l level) add32(sums *[sliceRows]float32, p *planes, t *leafTable, bits, n int) {
+	switch {
+	case l < levelVBMI:
+		goAdd(sums, p, t.floats, bits, n)
+	case bits <= 6:
+		simd.AddFloats64(&sums[0], bytesOf(p), &t.bytes[0])
+	default:
+		simd.AddFloats256(&sums[0], bytesOf(p), &t.bytes[0])
+	}
+}
+
+func (l level) add64(sums *[sliceRows]float64, p *planes, t *leafTable, bits, n int) {
+	switch {
+	case l < levelVBMI:
+		goAdd(sums, p, t.doubles, bits, n)
+	case bits <= 6:
+		simd.AddDoubles64(&sums[0], bytesOf(p), &t.bytes[0])
+	default:
+		simd.AddDoubles256(&sums[0], bytesOf(p), &t.bytes[0])
+	}
+}

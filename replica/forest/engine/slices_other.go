@@ -1,0 +1,36 @@
+//go:build !amd64 || purego
+
+package engine
+
+func (level) order() *order { return plainOrder }
+
+func (level) planes(words []slice, heap []uint16, depth, n int, p *planes) {
+	goPlanes(words, heap, depth, n, p)
+}
+
+func (level) circuit(words []slice, gates []gate, free, n int) { goCircuit(words, gates, free, n) }
+
+func (level) answer(ranks *[sliceRows]byte, buckets *[maxRank + 1]slice, answers []slice, n int) {
+	goScatter(ranks, buckets, n)
+	goScan(buckets, answers, n)
+}
+
+func (level) ranks32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, missing int32, ranks *[sliceRows]byte, n int) {
+	goRanks32(x, table, levels, missing, ranks, n)
+}
+
+func (level) ranks64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, missing int64, ranks *[sliceRows]byte, n int) {
+	goRanks64(x, table, levels, missing, ranks, n)
+}
+
+func (level) transpose([]float32, int, int, int, int, []float32) int { return 0 }
+
+func (level) index(p *planes, index *[sliceRows]byte, bits, n int) { goIndex(p, index, bits, n) }
+
+func (level) add32(sums *[sliceRows]float32, p *planes, t *leafTable, bits, n int) {
+	goAdd(sums, p, t.floats, bits, n)
+}
+
+func (level) add64(sums *[sliceRows]float64, p *planes, t *leafTable, bits, n int) {
+	goAdd(sums, p, t.doubles, bits, n)
+}
