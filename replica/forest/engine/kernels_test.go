@@ -25,10 +25,21 @@ func kernelsOf[T Row](f *model.Forest) map[string]Kernel[T] {
 
 // TestKernels compares every kernel with the textbook, bit by bit, on forests of all styles and sizes, and on rows of
 // both types.
-func TestKernels(t *testing.T) {
+func TestKernels(t *testing.T) { testKernels(t, 20) }
+
+// TestLevels does the same with fewer of the processor's instructions.
+func TestLevels(t *testing.T) {
+	detected := highest
+	defer func() { highest = detected }()
+	for _, highest = range levels()[:len(levels())-1] {
+		t.Run(highest.String(), func(t *testing.T) { testKernels(t, 4) })
+	}
+}
+
+func testKernels(t *testing.T, rounds int) {
 	all := styles()
 	taken := map[string]int{}
-	for seed := range uint64(20 * len(all)) {
+	for seed := range uint64(rounds * len(all)) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		s := all[seed%uint64(len(all))]
 		depth, features := random.IntN(13), 1+random.IntN(50)

@@ -1,7 +1,8 @@
 package engine
 
 import (
-	"slices")
+	"slices"
+)
 
 // maxRank is the largest rank: it fits a byte.
 const maxRank = 255

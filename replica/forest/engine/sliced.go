@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/binary"
 	"math"
 	"math/bits"
 	"slices"
@@ -39,12 +38,11 @@ type section struct {
 // slicedPiece is a piece with its keys as slicer's ranks want them.
 type slicedPiece struct {
 	*column
-	answers  int // the slice of the first of its questions
-	n        int // questions
-	levels   int
-	levels64 int
-	table    *[maxRank + 1]int32 // for rows of float32
-	table64  *[maxRank + 1]int64 // for rows of float64 that are compared as such
+	answers int // the slice of the first of its questions
+	n       int // questions
+	levels  int
+	table   *[maxRank + 1]int32 // for rows of float32
+	table64 *[maxRank + 1]int64 // for rows of float64 that are compared as such
 }
 
 // slicedTree is the sliced part of a tree.
@@ -245,40 +243,47 @@ func (w *slicedForest) leaves(t slicedTree, exits []exit) slicedTree {
 // table makes the table of one output.
 func (w *slicedForest) table(exits []exit, bits, o int) leafTable {
 	f := w.f
+	return newLeafTable(w.level, f.Single, bits, len(exits), func(i int) float64 {
+		at := f.Row(exits[i].leaf)*f.Width + o
+		if f.Single {
+			return float64(f.Values32[at])
+		}
+		return f.Values[at]
+	})
+}
+
+// newLeafTable lays values out as a level wants them.
+func newLeafTable(l level, single bool, bits, n int, value func(i int) float64) leafTable {
 	var t leafTable
-	if w.level < levelVBMI {
-		if f.Single {
-			t.floats = new([maxLeaves]float32)
-			for i, e := range exits {
-				t.floats[i] = f.Values32[f.Row(e.leaf)*f.Width+o]
-			}
-		} else {
-			t.doubles = new([maxLeaves]float64)
-			for i, e := range exits {
-				t.doubles[i] = f.Values[f.Row(e.leaf)*f.Width+o]
-			}
-		}
-		return t
-	}
-	n := 64
+	size := 64
 	if bits > 6 {
-		n = maxLeaves
+		size = maxLeaves
 	}
-	if f.Single {
-		t.bytes = make([]byte, 4*n)
-	} else {
-		t.bytes = make([]byte, 8*n)
+	switch {
+	case l < levelVBMI && single:
+		t.floats = new([maxLeaves]float32)
+	case l < levelVBMI:
+		t.doubles = new([maxLeaves]float64)
+	case single:
+		t.bytes = make([]byte, 4*size)
+	default:
+		t.bytes = make([]byte, 8*size)
 	}
-	for i, e := range exits {
-		at := f.Row(e.leaf)*f.Width + o
-		var v [8]byte
-		if f.Single {
-			binary.LittleEndian.PutUint32(v[:], math.Float32bits(f.Values32[at]))
-		} else {
-			binary.LittleEndian.PutUint64(v[:], math.Float64bits(f.Values[at]))
-		}
-		for b := range len(t.bytes) / n {
-			t.bytes[b*n+i] = v[b]
+	for i := range n {
+		v := value(i)
+		switch {
+		case t.floats != nil:
+			t.floats[i] = float32(v)
+		case t.doubles != nil:
+			t.doubles[i] = v
+		default:
+			whole := math.Float64bits(v)
+			if single {
+				whole = uint64(math.Float32bits(float32(v)))
+			}
+			for b := range len(t.bytes) / size {
+				t.bytes[b*size+i] = byte(whole >> (8 * b))
+			}
 		}
 	}
 	return t
@@ -321,18 +326,18 @@ func (w *slicedForest) bytes() int {
 
 // slicedScratch is what one call needs.
 type slicedScratch struct {
-	words   []slice // an answer's bit is set when the row goes right
-	buckets [maxRank + 1]slice
-	planes  planes
-	ranks   [sliceRows]byte
-	index   [sliceRows]byte
-	column  [sliceRows]float32
-	wide    [sliceRows]float64
-	block   [transposed][sliceRows]float32 // columns of some features
-	at      [sliceRows]uint32
-	sums    []float64 // sliceRows of each output
-	sums32  []float32
-	walk    []int32 // columns for lanes
+	words  []slice // an answer's bit is set when the row goes right
+	answer answerScratch
+	planes planes
+	index  [sliceRows]byte
+	leaves [8][sliceRows]byte // indices of some trees
+	column [sliceRows]float32
+	wide   [sliceRows]float64
+	block  [transposed][sliceRows]float32 // columns of some features
+	at     [sliceRows]uint32
+	sums   []float64 // sliceRows of each output
+	sums32 []float32
+	walk   []int32 // columns for lanes
 }
 
 // transposed is the number of features whose columns are made together.
@@ -385,10 +390,12 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 		p := &sec.pieces[i]
 		answers := s.words[p.answers:][:p.n]
 		if p.set {
+			answers[0] = slice{}
 			for r := range n {
-				s.ranks[r] = byte(value(p.column, rows[r*features+p.feature]) >> 31 & 1 ^ 1)
+				if value(p.column, rows[r*features+p.feature]) == toRight {
+					answers[0][r/64] |= 1 << (r % 64)
+				}
 			}
-			w.level.answer(&s.ranks, &s.buckets, answers, words(n))
 			continue
 		}
 		missing, missing64 := int32(toRight), int64(math.MaxInt64)
@@ -403,13 +410,12 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 				}
 				s.wide[r] = v
 			}
-			w.level.ranks64(&s.wide, p.table64, p.levels, missing64, &s.ranks, words(n))
-			w.level.answer(&s.ranks, &s.buckets, answers, words(n))
+			w.level.answer64(&s.wide, p.table64, p.levels, missing64, &s.answer, answers, words(n))
 			continue
 		}
 		if p.feature >= from+transposed {
 			from = p.feature
-			transpose(s, single, rows, features, from, w.level, n)
+			transpose(&s.block, single, rows, features, from, w.level, n)
 		}
 		column := &s.block[p.feature-from]
 		if p.zeroMissing {
@@ -421,21 +427,20 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 			}
 			column = &s.column
 		}
-		w.level.ranks32(column, p.table, p.levels, missing, &s.ranks, words(n))
-		w.level.answer(&s.ranks, &s.buckets, answers, words(n))
+		w.level.answer32(column, p.table, p.levels, missing, &s.answer, answers, words(n))
 	}
 }
 
 // transpose makes columns of some features, from one on.
-func transpose[T Row](s *slicedScratch, single []float32, rows []T, features, from int, l level, n int) {
+func transpose[T Row](block *[transposed][sliceRows]float32, single []float32, rows []T, features, from int, l level, n int) {
 	k := min(transposed, features-from)
 	done := 0
 	if single != nil {
-		done = l.transpose(single, features, from, k, n, s.block[0][:])
+		done = l.transpose(single, features, from, k, n, block[0][:])
 	}
 	for r := done; r < n; r++ {
 		for i, v := range rows[r*features+from:][:k] {
-			s.block[i][r] = float32(v)
+			block[i][r] = float32(v)
 		}
 	}
 }
@@ -537,7 +542,38 @@ func (w *slicedForest) end(s *slicedScratch, dst []float64) {
 	}
 }
 
-// Leaves gives the leaves of all rows. Those of deep trees come from the walker.
+// Leaves works the numbers of the leaves out as Margins does, for a few trees at a time, so that the ids of a row are
+// written together.
 func (w sliced[T]) Leaves(dst []int64, rows []T, features int) {
-	walker[T](w.f).Leaves(dst, rows, features)
+	f := w.f
+	trees := f.NumTrees()
+	s, _ := w.scratch.Get().(*slicedScratch)
+	for len(rows) > 0 {
+		n := min(len(rows)/features, sliceRows)
+		for i := range w.sections {
+			sec := &w.sections[i]
+			answer(w.slicedForest, s, sec, rows[:n*features], features, n)
+			for part := 0; part < len(sec.trees); part += len(s.leaves) {
+				some := sec.trees[part:min(part+len(s.leaves), len(sec.trees))]
+				for k := range some {
+					if some[k].exits == nil {
+						w.index(s, sec, &some[k], n)
+						w.level.index(&s.planes, &s.leaves[k], some[k].bits, words(n))
+					}
+				}
+				for r := range n {
+					out, at := dst[r*trees+sec.first+part:][:len(some)], w.order.index[r]
+					for k := range some {
+						if some[k].exits == nil {
+							out[k] = int64(some[k].ids[s.leaves[k][at]])
+						} else {
+							out[k] = walk(f, sec.first+part+k, rows[r*features:(r+1)*features]).id(f)
+						}
+					}
+				}
+			}
+		}
+		rows, dst = rows[n*features:], dst[n*trees:]
+	}
+	w.scratch.Put(s)
 }

@@ -75,31 +75,9 @@ func goCircuit(words []slice, gates []gate, free, n int) {
 	}
 }
 
-// goScatter sets the bit of each row in the bucket of its rank.
-func goScatter(ranks *[sliceRows]byte, buckets *[maxRank + 1]slice, n int) {
-	for r, rank := range ranks[:64*n] {
-		buckets[rank][r/64] |= 1 << (r % 64)
-	}
-}
-
-// goScan answers len(answers) questions, of which question i sends a row to the right when its rank is above i. It
-// empties the buckets.
-func goScan(buckets *[maxRank + 1]slice, answers []slice, n int) {
-	k := len(answers)
-	right := buckets[k]
-	buckets[k] = slice{}
-	for k--; k >= 0; k-- {
-		for i := range n {
-			answers[k][i] = right[i]
-			right[i] |= buckets[k][i]
-			buckets[k][i] = 0
-		}
-	}
-}
-
-// goRanks32 finds for each value the number of keys that are less. The keys are a heap of levels levels, in which those
-// that are too many are the largest number. A value that is not a number stands for missing.
-func goRanks32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, missing int32, ranks *[sliceRows]byte, n int) {
+// goAnswer32 answers the questions of keys for the values of rows. The keys are a heap of levels levels, in which
+// those that are too many are the largest number. A value that is not a number stands for missing.
+func goAnswer32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers []slice, n int) {
 	var o [together]int32
 	for r := 0; r < 64*n; r += together {
 		for i, v := range x[r : r+together] {
@@ -107,12 +85,13 @@ func goRanks32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, mis
 				o[i] = missing
 			}
 		}
-		down(&o, table, levels, (*[together]byte)(ranks[r:]))
+		down(&o, table, levels, r, s)
 	}
+	scan(s, answers, n)
 }
 
-// goRanks64 is goRanks32 for float64.
-func goRanks64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, missing int64, ranks *[sliceRows]byte, n int) {
+// goAnswer64 is goAnswer32 for float64.
+func goAnswer64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers []slice, n int) {
 	var o [together]int64
 	for r := 0; r < 64*n; r += together {
 		for i, v := range x[r : r+together] {
@@ -120,15 +99,19 @@ func goRanks64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, mis
 				o[i] = missing
 			}
 		}
-		down(&o, table, levels, (*[together]byte)(ranks[r:]))
+		down(&o, table, levels, r, s)
 	}
+	scan(s, answers, n)
 }
+
+// answerScratch has the rows of each rank: all of them are 0 before and after. Assembly keeps something else there.
+type answerScratch [maxRank + 1]slice
 
 // together is the number of searches that wait for memory together.
 const together = 8
 
-// down searches a heap for several values.
-func down[N int32 | int64](x *[together]N, table *[maxRank + 1]N, levels int, ranks *[together]byte) {
+// down finds the ranks of several values, of rows from r on: the numbers of keys that are less.
+func down[N int32 | int64](x *[together]N, table *[maxRank + 1]N, levels, r int, s *answerScratch) {
 	at := [together]uint32{1, 1, 1, 1, 1, 1, 1, 1}
 	for range levels {
 		for i := range at {
@@ -140,7 +123,21 @@ func down[N int32 | int64](x *[together]N, table *[maxRank + 1]N, levels int, ra
 		}
 	}
 	for i := range at {
-		ranks[i] = byte(at[i] - 1<<levels)
+		s[uint8(at[i]-1<<levels)][r/64] |= 1 << ((r + i) % 64)
+	}
+}
+
+// scan makes answers of the rows of each rank: question i sends to the right those whose rank is above i.
+func scan(s *answerScratch, answers []slice, n int) {
+	k := len(answers)
+	right := s[k]
+	s[k] = slice{}
+	for k--; k >= 0; k-- {
+		for i := range n {
+			answers[k][i] = right[i]
+			right[i] |= s[k][i]
+			s[k][i] = 0
+		}
 	}
 }
 

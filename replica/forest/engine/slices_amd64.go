@@ -53,40 +53,24 @@ func (l level) circuit(words []slice, gates []gate, free, n int) {
 	}
 }
 
-// compared is the number of questions up to which all ranks are compared with each of them.
-const compared = 64
-
-// answer answers the questions of a piece by the ranks of the rows.
-func (l level) answer(ranks *[sliceRows]byte, buckets *[maxRank + 1]slice, answers []slice, n int) {
-	switch {
-	case l >= levelAVX512 && len(answers) <= compared:
-		simd.Compare512(&ranks[0], bytesOf(&answers[0]), len(answers))
-	case l >= levelAVX512:
-		simd.Scatter(&ranks[0], bytesOf(buckets))
-		simd.Scan512(bytesOf(buckets), bytesOf(&answers[0]), len(answers))
-	case l >= levelAVX2:
-		simd.Scatter(&ranks[0], bytesOf(buckets))
-		simd.Scan256(bytesOf(buckets), bytesOf(&answers[0]), len(answers))
-	default:
-		goScatter(ranks, buckets, n)
-		goScan(buckets, answers, n)
-	}
-}
-
-func (l level) ranks32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, missing int32, ranks *[sliceRows]byte, n int) {
-	if l >= levelAVX512 {
-		simd.Ranks32(&x[0], &table[0], levels, missing, &ranks[0])
+func (l level) answer32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers []slice, n int) {
+	if l < levelAVX512 {
+		goAnswer32(x, table, levels, missing, s, answers, n)
 		return
 	}
-	goRanks32(x, table, levels, missing, ranks, n)
+	p := bytesOf(&s[maxRank+1-sliceBits])
+	simd.Bits32(&x[0], &table[0], levels, missing, p)
+	simd.Above(p, levels, bytesOf(s), bytesOf(&answers[0]), len(answers))
 }
 
-func (l level) ranks64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, missing int64, ranks *[sliceRows]byte, n int) {
-	if l >= levelAVX512 {
-		simd.Ranks64(&x[0], &table[0], levels, missing, &ranks[0])
+func (l level) answer64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers []slice, n int) {
+	if l < levelAVX512 {
+		goAnswer64(x, table, levels, missing, s, answers, n)
 		return
 	}
-	goRanks64(x, table, levels, missing, ranks, n)
+	p := bytesOf(&s[maxRank+1-sliceBits])
+	simd.Bits64(&x[0], &table[0], levels, missing, p)
+	simd.Above(p, levels, bytesOf(s), bytesOf(&answers[0]), len(answers))
 }
 
 // transpose turns values of rows, from a feature on, into columns, each of sliceRows values. It takes whole groups of

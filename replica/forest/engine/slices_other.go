@@ -10,17 +10,12 @@ func (level) planes(words []slice, heap []uint16, depth, n int, p *planes) {
 
 func (level) circuit(words []slice, gates []gate, free, n int) { goCircuit(words, gates, free, n) }
 
-func (level) answer(ranks *[sliceRows]byte, buckets *[maxRank + 1]slice, answers []slice, n int) {
-	goScatter(ranks, buckets, n)
-	goScan(buckets, answers, n)
+func (level) answer32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers []slice, n int) {
+	goAnswer32(x, table, levels, missing, s, answers, n)
 }
 
-func (level) ranks32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, missing int32, ranks *[sliceRows]byte, n int) {
-	goRanks32(x, table, levels, missing, ranks, n)
-}
-
-func (level) ranks64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, missing int64, ranks *[sliceRows]byte, n int) {
-	goRanks64(x, table, levels, missing, ranks, n)
+func (level) answer64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers []slice, n int) {
+	goAnswer64(x, table, levels, missing, s, answers, n)
 }
 
 func (level) transpose([]float32, int, int, int, int, []float32) int { return 0 }

@@ -15,12 +15,10 @@ func main() {
 	for _, v := range []vector{{64, "512"}, {32, "256"}} {
 		planes(v)
 		circuit(v)
-		scan(v)
 	}
-	scatter()
-	compare()
-	ranks32()
-	ranks64()
+	above()
+	bits32()
+	bits64()
 	transpose()
 	index()
 	add("AddFloats64", 4, 64)
@@ -181,96 +179,38 @@ func circuit(v vector) {
 	RET()
 }
 
-// scan makes answers of the rows by their rank.
-func scan(v vector) {
-	TEXT("Scan"+v.name, NOSPLIT, "func(buckets *byte, answers *byte, n int)")
-	buckets, answers := Load(Param("buckets"), GP64()), Load(Param("answers"), GP64())
-	n := Load(Param("n"), GP64())
-	SHLQ(U8(6), n)
-	zero := v.zero()
-	right := make([]VecVirtual, word/v.bytes)
-	v.passes(func(pass, offset int) {
-		right[pass] = v.reg()
-		v.load(Mem{Base: buckets, Index: n, Scale: 1, Disp: offset}, right[pass])
-		v.store(zero, Mem{Base: buckets, Index: n, Scale: 1, Disp: offset})
-	})
-	Label("question")
-	SUBQ(U8(word), n)
-	JLT(LabelRef("end"))
-	v.passes(func(pass, offset int) {
-		v.store(right[pass], Mem{Base: answers, Index: n, Scale: 1, Disp: offset})
-		bucket := Mem{Base: buckets, Index: n, Scale: 1, Disp: offset}
-		if v.bytes == 64 {
-			VPORQ(bucket, right[pass], right[pass])
-		} else {
-			VPOR(bucket, right[pass], right[pass])
-		}
-		v.store(zero, bucket)
-	})
-	JMP(LabelRef("question"))
-	Label("end")
-	VZEROUPPER()
-	RET()
-}
-
-// scatter sets the bit of each row in the bucket of its rank.
-func scatter() {
-	TEXT("Scatter", NOSPLIT, "func(ranks *byte, buckets *byte)")
-	ranks, buckets := Load(Param("ranks"), GP64()), Load(Param("buckets"), GP64())
-	end := GP64()
-	LEAQ(Mem{Base: ranks, Disp: rows}, end)
-	Label("rows")
-	for bit := range 8 {
-		at := GP64()
-		MOVBQZX(Mem{Base: ranks, Disp: bit}, at)
-		SHLQ(U8(6), at)
-		ORB(U8(1<<bit), Mem{Base: buckets, Index: at, Scale: 1})
-	}
-	ADDQ(U8(8), ranks)
-	INCQ(buckets)
-	CMPQ(ranks, end)
-	JNE(LabelRef("rows"))
-	RET()
-}
-
-// compare answers few questions by comparing every rank with each.
-func compare() {
-	TEXT("Compare512", NOSPLIT, "func(ranks *byte, answers *byte, n int)")
-	ranks, answers := Load(Param("ranks"), GP64()), Load(Param("answers"), GP64())
-	n := Load(Param("n"), GP64())
-	var v [8]VecVirtual
-	for i := range v {
-		v[i] = ZMM()
-		VMOVDQU64(Mem{Base: ranks, Disp: 64 * i}, v[i])
-	}
-	key, one := ZMM(), ZMM()
-	VPXORQ(key, key, key)
-	VPTERNLOGQ(U8(0xff), one, one, one)
-	Label("question")
-	for i := range v {
-		k, r := K(), GP64()
-		VPCMPUB(U8(6), key, v[i], k) // rank > key
-		KMOVQ(k, r)
-		MOVQ(r, Mem{Base: answers, Disp: 8 * i})
-	}
-	VPSUBB(one, key, key) // one more: minus -1
-	ADDQ(U8(word), answers)
-	DECQ(n)
-	JNE(LabelRef("question"))
-	VZEROUPPER()
-	RET()
-}
-
 // search is a binary search for the numbers of a vector in a table of keys in the order of a heap.
 type search struct {
 	lanes int // of a vector: 16 or 8
 	table Register
-	x, i  VecVirtual
 	one   VecVirtual
-	regs  map[int]VecVirtual // the first entries of the table, by their byte
+	regs  map[int]VecVirtual // the first entries of the table
+	bits  map[int]VecVirtual // numbers of one bit
 }
 
 func (s *search) width() int { return 64 / s.lanes }
+
+// op emits the instruction for numbers of 4 or of 8 bytes.
+func (s *search) op(d, q func(...Op), ops ...Op) {
+	if s.lanes == 16 {
+		d(ops...)
+	} else {
+		q(ops...)
+	}
+}
+
+// all is a vector of the same number.
+func (s *search) all(n uint64) VecVirtual {
+	v, g := ZMM(), GP64()
+	if s.lanes == 16 {
+		MOVL(U32(n), g.As32())
+		VPBROADCASTD(g.As32(), v)
+	} else {
+		MOVQ(U64(n), g)
+		VPBROADCASTQ(g, v)
+	}
+	return v
+}
 
 // entries is the vector of the table at an entry.
 func (s *search) entries(at int) Op {
@@ -280,24 +220,12 @@ func (s *search) entries(at int) Op {
 	return Mem{Base: s.table, Disp: at * s.width()}
 }
 
-// keys looks the keys at the indices of a level up, which stand at the entries from 1<<level on.
-func (s *search) keys(level int) VecVirtual {
+// keys looks up the keys of a level, which stand at the entries from 1<<level on, by their indices.
+func (s *search) keys(level int, index VecVirtual) VecVirtual {
 	n := 1 << level
-	t := ZMM()
-	switch {
-	case n < s.lanes: // all levels above stand in the first vector
-		if s.lanes == 16 {
-			VPERMD(s.entries(0), s.i, t)
-		} else {
-			VPERMQ(s.entries(0), s.i, t)
-		}
-		return t
-	case n == s.lanes:
-		if s.lanes == 16 {
-			VPERMD(s.entries(n), s.i, t)
-		} else {
-			VPERMQ(s.entries(n), s.i, t)
-		}
+	if n <= s.lanes { // all levels above the last one of these stand in the first vector
+		t := ZMM()
+		s.op(VPERMD, VPERMQ, s.entries(n/s.lanes*s.lanes), index, t)
 		return t
 	}
 	// Pairs of vectors, of which bits of the index above the pair choose.
@@ -305,30 +233,14 @@ func (s *search) keys(level int) VecVirtual {
 	for at := n; at < 2*n; at += 2 * s.lanes {
 		t := ZMM()
 		VMOVDQU64(s.entries(at), t)
-		if s.lanes == 16 {
-			VPERMT2D(s.entries(at+s.lanes), s.i, t)
-		} else {
-			VPERMT2Q(s.entries(at+s.lanes), s.i, t)
-		}
+		s.op(VPERMT2D, VPERMT2Q, s.entries(at+s.lanes), index, t)
 		part = append(part, t)
 	}
 	for bit := 2 * s.lanes; len(part) > 1; bit *= 2 {
-		mask, k := ZMM(), K()
-		g := GP64()
-		MOVQ(U32(uint32(bit)), g)
-		if s.lanes == 16 {
-			VPBROADCASTD(g.As32(), mask)
-			VPTESTMD(mask, s.i, k)
-		} else {
-			VPBROADCASTQ(g, mask)
-			VPTESTMQ(mask, s.i, k)
-		}
+		k := K()
+		s.op(VPTESTMD, VPTESTMQ, s.bits[bit], index, k)
 		for i := range len(part) / 2 {
-			if s.lanes == 16 {
-				VPBLENDMD(part[2*i+1], part[2*i], k, part[2*i])
-			} else {
-				VPBLENDMQ(part[2*i+1], part[2*i], k, part[2*i])
-			}
+			s.op(VPBLENDMD, VPBLENDMQ, part[2*i+1], part[2*i], k, part[2*i])
 			part[i] = part[2*i]
 		}
 		part = part[:len(part)/2]
@@ -336,58 +248,37 @@ func (s *search) keys(level int) VecVirtual {
 	return part[0]
 }
 
-// step goes down one level of the heap.
-func (s *search) step(level int) {
-	k := K()
-	keys := s.keys(level)
-	if s.lanes == 16 {
-		VPCMPGTD(keys, s.x, k)
-		VPADDD(s.i, s.i, s.i)
-		VPADDD(s.one, s.i, k, s.i)
-	} else {
-		VPCMPGTQ(keys, s.x, k)
-		VPADDQ(s.i, s.i, s.i)
-		VPADDQ(s.one, s.i, k, s.i)
-	}
-}
-
-// ranks32 finds the ranks of float32 values.
-func ranks32() {
-	TEXT("Ranks32", NOSPLIT, "func(x *float32, table *int32, levels int, missing int32, ranks *byte)")
+func bits32() {
+	TEXT("Bits32", NOSPLIT, "func(x *float32, table *int32, levels int, missing int32, planes *byte)")
 	ranks(16)
 }
 
-func ranks64() {
-	TEXT("Ranks64", NOSPLIT, "func(x *float64, table *int64, levels int, missing int64, ranks *byte)")
+func bits64() {
+	TEXT("Bits64", NOSPLIT, "func(x *float64, table *int64, levels int, missing int64, planes *byte)")
 	ranks(8)
 }
 
+// ranks finds the ranks of all rows. A step to the right is a bit of the rank, the highest first.
 func ranks(lanes int) {
 	x, table := Load(Param("x"), GP64()), Load(Param("table"), GP64())
 	levels := Load(Param("levels"), GP64())
-	to := Load(Param("ranks"), GP64())
-	missing, positive, one, zero := ZMM(), ZMM(), ZMM(), ZMM()
-	g := GP64()
+	s := &search{lanes: lanes, table: table}
+	missing, zero := ZMM(), ZMM()
 	if lanes == 16 {
 		m := GP32()
 		Load(Param("missing"), m)
 		VPBROADCASTD(m, missing)
-		MOVQ(U32(0x7fffffff), g)
-		VPBROADCASTD(g.As32(), positive)
-		MOVQ(U32(1), g)
-		VPBROADCASTD(g.As32(), one)
 	} else {
 		m := GP64()
 		Load(Param("missing"), m)
 		VPBROADCASTQ(m, missing)
-		MOVQ(U64(0x7fffffffffffffff), g)
-		VPBROADCASTQ(g, positive)
-		MOVQ(U32(1), g)
-		VPBROADCASTQ(g, one)
 	}
+	to := Load(Param("planes"), GP64())
 	VPXORQ(zero, zero, zero)
+	positive := s.all(1<<(8*s.width()-1) - 1)
+	s.one = s.all(1)
 	end := GP64()
-	LEAQ(Mem{Base: to, Disp: rows}, end)
+	LEAQ(Mem{Base: to, Disp: word}, end)
 	for n := 1; n <= 8; n++ {
 		CMPQ(levels, U8(n))
 		JEQ(LabelRef(fmt.Sprintf("levels%d", n)))
@@ -396,65 +287,170 @@ func ranks(lanes int) {
 	RET()
 	for n := 1; n <= 8; n++ {
 		Label(fmt.Sprintf("levels%d", n))
-		regs := map[int]VecVirtual{}
-		for at := 0; at < 1<<n && at < 8*lanes; at += lanes {
-			regs[at] = ZMM()
-			VMOVDQU64(Mem{Base: table, Disp: at * 64 / lanes}, regs[at])
+		s.regs, s.bits = map[int]VecVirtual{}, map[int]VecVirtual{}
+		for at := 0; at < 1<<n && len(s.regs) < 8+lanes/2; at += lanes { // the rest is read where it is needed
+			s.regs[at] = ZMM()
+			VMOVDQU64(Mem{Base: table, Disp: at * s.width()}, s.regs[at])
+		}
+		for bit := 2 * lanes; bit < 1<<(n-1); bit *= 2 {
+			s.bits[bit] = s.all(uint64(bit))
 		}
 		loop := fmt.Sprintf("rows%d", n)
 		Label(loop)
-		s := &search{lanes: lanes, table: table, x: ZMM(), i: ZMM(), one: one, regs: regs}
 		// Numbers in the order of the values: the bits of a negative one are turned around below the sign.
-		k, sign := K(), ZMM()
-		v := ZMM()
+		k, sign, v, index := K(), ZMM(), ZMM(), ZMM()
 		if lanes == 16 {
 			VADDPS(Mem{Base: x}, zero, v) // -0 becomes 0
 			VCMPPS(U8(3), v, v, k)        // not a number
 			VPSRAD(U8(31), v, sign)
-			VPANDD(positive, sign, sign)
-			VPXORD(sign, v, s.x)
-			VMOVDQA32(missing, k, s.x)
-			VMOVDQA32(one, s.i)
+			VPTERNLOGD(U8(0x78), positive, sign, v) // v ^ (sign & positive)
+			VMOVDQA32(missing, k, v)
+			VMOVDQA32(s.one, index)
 		} else {
 			VADDPD(Mem{Base: x}, zero, v)
 			VCMPPD(U8(3), v, v, k)
 			VPSRAQ(U8(63), v, sign)
-			VPANDQ(positive, sign, sign)
-			VPXORQ(sign, v, s.x)
-			VMOVDQA64(missing, k, s.x)
-			VMOVDQA64(one, s.i)
+			VPTERNLOGQ(U8(0x78), positive, sign, v)
+			VMOVDQA64(missing, k, v)
+			VMOVDQA64(s.one, index)
 		}
 		for level := range n {
-			s.step(level)
-		}
-		// The index is 1<<n above the rank.
-		if n < 8 {
-			g := GP64()
-			MOVQ(U32(uint32(1)<<n), g)
-			top := ZMM()
+			k := K()
+			keys := s.keys(level, index)
+			s.op(VPCMPGTD, VPCMPGTQ, keys, v, k)
+			bit := Mem{Base: to, Disp: (n - 1 - level) * word}
 			if lanes == 16 {
-				VPBROADCASTD(g.As32(), top)
-				VPXORD(top, s.i, s.i)
+				KMOVW(k, bit)
 			} else {
-				VPBROADCASTQ(g, top)
-				VPXORQ(top, s.i, s.i)
+				KMOVB(k, bit)
+			}
+			if level < n-1 {
+				s.op(VPADDD, VPADDQ, index, index, index)
+				s.op(VPADDD, VPADDQ, s.one, index, k, index)
 			}
 		}
-		b := XMM()
-		if lanes == 16 {
-			VPMOVDB(s.i, b)
-			VMOVDQU(b, Mem{Base: to})
-		} else {
-			VPMOVQB(s.i, b)
-			VMOVQ(b, Mem{Base: to})
-		}
 		ADDQ(U8(64), x)
-		ADDQ(U8(lanes), to)
+		ADDQ(U8(lanes/8), to)
 		CMPQ(to, end)
 		JNE(LabelRef(loop))
 		VZEROUPPER()
 		RET()
 	}
+}
+
+// above answers questions by the bits of the ranks: answer i is whether the rank is above i. For numbers of one bit
+// more, b, those are b|a for the i below the bit's value, and b&a from there on.
+func above() {
+	TEXT("Above", NOSPLIT, "func(planes *byte, levels int, scratch *byte, answers *byte, n int)")
+	planes, levels := Load(Param("planes"), GP64()), Load(Param("levels"), GP64())
+	scratch, answers := Load(Param("scratch"), GP64()), Load(Param("answers"), GP64())
+	n := Load(Param("n"), GP64())
+	SHLQ(U8(6), n)
+	for l := 1; l <= planeN; l++ {
+		CMPQ(levels, U8(l))
+		JEQ(LabelRef(fmt.Sprintf("levels%d", l)))
+	}
+	VZEROUPPER()
+	RET()
+	const first = 4 // levels of which all answers fit registers
+	for l := 1; l <= planeN; l++ {
+		Label(fmt.Sprintf("levels%d", l))
+		bit := func(i int) VecVirtual {
+			r := ZMM()
+			VMOVDQU64(Mem{Base: planes, Disp: i * word}, r)
+			return r
+		}
+		a := []VecVirtual{bit(0)}
+		for i := 1; i < min(l, first); i++ {
+			// One answer more than numbers of i bits have: that none is above the largest.
+			b := bit(i)
+			var both []VecVirtual
+			for _, v := range a {
+				r := ZMM()
+				VPORQ(b, v, r)
+				both = append(both, r)
+			}
+			both = append(both, b)
+			for _, v := range a {
+				VPANDQ(b, v, v)
+				both = append(both, v)
+			}
+			a = both
+		}
+		if l <= first {
+			for i, v := range a {
+				CMPQ(n, U32(i*word))
+				JLE(LabelRef("end"))
+				VMOVDQU64(v, Mem{Base: answers, Disp: i * word})
+			}
+			JMP(LabelRef("end"))
+			continue
+		}
+		zero := ZMM()
+		VPXORQ(zero, zero, zero)
+		for i, v := range append(a, zero) {
+			VMOVDQU64(v, Mem{Base: scratch, Disp: i * word})
+		}
+		for i := first; i < l; i += 2 {
+			last := i+2 >= l
+			to := scratch
+			if last {
+				to = answers
+			}
+			low := bit(i)
+			size := word << i // of the answers so far
+			at := GP64()
+			XORQ(at, at)
+			loop := fmt.Sprintf("more%dof%d", i, l)
+			Label(loop)
+			v := ZMM()
+			VMOVDQU64(Mem{Base: scratch, Index: at, Scale: 1}, v)
+			parts := 2
+			if i+1 < l {
+				parts = 4
+			}
+			// put writes the answers in one part, unless they are beyond the questions.
+			put := func(part int, r Op) {
+				skip := fmt.Sprintf("skip%dof%dpart%d", i, l, part)
+				if last && part >= parts/2 {
+					edge := GP64()
+					LEAQ(Mem{Base: at, Disp: part * size}, edge)
+					CMPQ(edge, n)
+					JGE(LabelRef(skip))
+				}
+				VMOVDQU64(r, Mem{Base: to, Index: at, Scale: 1, Disp: part * size})
+				if last && part >= parts/2 {
+					Label(skip)
+				}
+			}
+			r := make([]VecVirtual, parts)
+			for j := range r {
+				r[j] = ZMM()
+			}
+			if parts == 2 {
+				VPORQ(low, v, r[0])
+				VPANDQ(low, v, r[1])
+			} else {
+				high := bit(i + 1)
+				VPORQ(low, v, r[0])
+				VPANDQ(low, v, r[1])
+				VPANDQ(high, r[0], r[2])
+				VPANDQ(high, r[1], r[3])
+				VPORQ(high, r[0], r[0])
+				VPORQ(high, r[1], r[1])
+			}
+			for j, v := range r {
+				put(j, v)
+			}
+			ADDQ(U8(word), at)
+			CMPQ(at, U32(size))
+			JNE(LabelRef(loop))
+		}
+		JMP(LabelRef("end"))
+	}
+	Label("end")
+	VZEROUPPER()
+	RET()
 }
 
 // transpose turns 16 rows of up to 16 values of 4 bytes each into columns.

@@ -8,21 +8,15 @@ func Planes512(words *byte, heap *uint16, depth int, planes *byte)
 
 func Circuit512(words *byte, gates *uint16, n int, free int)
 
-func Scan512(buckets *byte, answers *byte, n int)
-
 func Planes256(words *byte, heap *uint16, depth int, planes *byte)
 
 func Circuit256(words *byte, gates *uint16, n int, free int)
 
-func Scan256(buckets *byte, answers *byte, n int)
+func Above(planes *byte, levels int, scratch *byte, answers *byte, n int)
 
-func Scatter(ranks *byte, buckets *byte)
+func Bits32(x *float32, table *int32, levels int, missing int32, planes *byte)
 
-func Compare512(ranks *byte, answers *byte, n int)
-
-func Ranks32(x *float32, table *int32, levels int, missing int32, ranks *byte)
-
-func Ranks64(x *float64, table *int64, levels int, missing int64, ranks *byte)
+func Bits64(x *float64, table *int64, levels int, missing int64, planes *byte)
 
 func Transpose32(rows *uint32, stride int, values int, columns *uint32)
 

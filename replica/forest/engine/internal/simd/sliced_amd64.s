@@ -1890,29 +1890,6 @@ end:
 	VZEROUPPER
 	RET
 
-// func Scan512(buckets *byte, answers *byte, n int)
-// Requires: AVX, AVX512F
-TEXT ·Scan512(SB), NOSPLIT, $0-24
-	MOVQ      buckets+0(FP), AX
-	MOVQ      answers+8(FP), CX
-	MOVQ      n+16(FP), DX
-	SHLQ      $0x06, DX
-	VPXORQ    Z0, Z0, Z0
-	VMOVDQU64 (AX)(DX*1), Z1
-	VMOVDQU64 Z0, (AX)(DX*1)
-
-question:
-	SUBQ      $0x40, DX
-	JLT       end
-	VMOVDQU64 Z1, (CX)(DX*1)
-	VPORQ     (AX)(DX*1), Z1, Z1
-	VMOVDQU64 Z0, (AX)(DX*1)
-	JMP       question
-
-end:
-	VZEROUPPER
-	RET
-
 // func Planes256(words *byte, heap *uint16, depth int, planes *byte)
 // Requires: AVX, AVX2
 TEXT ·Planes256(SB), NOSPLIT, $0-32
@@ -7467,135 +7444,498 @@ end:
 	VZEROUPPER
 	RET
 
-// func Scan256(buckets *byte, answers *byte, n int)
-// Requires: AVX, AVX2
-TEXT ·Scan256(SB), NOSPLIT, $0-24
-	MOVQ    buckets+0(FP), AX
-	MOVQ    answers+8(FP), CX
-	MOVQ    n+16(FP), DX
-	SHLQ    $0x06, DX
-	VPXOR   Y0, Y0, Y0
-	VMOVDQU (AX)(DX*1), Y1
-	VMOVDQU Y0, (AX)(DX*1)
-	VMOVDQU 32(AX)(DX*1), Y2
-	VMOVDQU Y0, 32(AX)(DX*1)
+// func Above(planes *byte, levels int, scratch *byte, answers *byte, n int)
+// Requires: AVX, AVX512F
+TEXT ·Above(SB), NOSPLIT, $0-40
+	MOVQ planes+0(FP), AX
+	MOVQ levels+8(FP), CX
+	MOVQ scratch+16(FP), DX
+	MOVQ answers+24(FP), BX
+	MOVQ n+32(FP), SI
+	SHLQ $0x06, SI
+	CMPQ CX, $0x01
+	JEQ  levels1
+	CMPQ CX, $0x02
+	JEQ  levels2
+	CMPQ CX, $0x03
+	JEQ  levels3
+	CMPQ CX, $0x04
+	JEQ  levels4
+	CMPQ CX, $0x05
+	JEQ  levels5
+	CMPQ CX, $0x06
+	JEQ  levels6
+	CMPQ CX, $0x07
+	JEQ  levels7
+	CMPQ CX, $0x08
+	JEQ  levels8
+	VZEROUPPER
+	RET
 
-question:
-	SUBQ    $0x40, DX
-	JLT     end
-	VMOVDQU Y1, (CX)(DX*1)
-	VPOR    (AX)(DX*1), Y1, Y1
-	VMOVDQU Y0, (AX)(DX*1)
-	VMOVDQU Y2, 32(CX)(DX*1)
-	VPOR    32(AX)(DX*1), Y2, Y2
-	VMOVDQU Y0, 32(AX)(DX*1)
-	JMP     question
+levels1:
+	VMOVDQU64 (AX), Z0
+	CMPQ      SI, $0x00000000
+	JLE       end
+	VMOVDQU64 Z0, (BX)
+	JMP       end
+
+levels2:
+	VMOVDQU64 (AX), Z0
+	VMOVDQU64 64(AX), Z1
+	VPORQ     Z1, Z0, Z2
+	VPANDQ    Z1, Z0, Z0
+	CMPQ      SI, $0x00000000
+	JLE       end
+	VMOVDQU64 Z2, (BX)
+	CMPQ      SI, $0x00000040
+	JLE       end
+	VMOVDQU64 Z1, 64(BX)
+	CMPQ      SI, $0x00000080
+	JLE       end
+	VMOVDQU64 Z0, 128(BX)
+	JMP       end
+
+levels3:
+	VMOVDQU64 (AX), Z0
+	VMOVDQU64 64(AX), Z1
+	VPORQ     Z1, Z0, Z2
+	VPANDQ    Z1, Z0, Z0
+	VMOVDQU64 128(AX), Z3
+	VPORQ     Z3, Z2, Z4
+	VPORQ     Z3, Z1, Z5
+	VPORQ     Z3, Z0, Z6
+	VPANDQ    Z3, Z2, Z2
+	VPANDQ    Z3, Z1, Z1
+	VPANDQ    Z3, Z0, Z0
+	CMPQ      SI, $0x00000000
+	JLE       end
+	VMOVDQU64 Z4, (BX)
+	CMPQ      SI, $0x00000040
+	JLE       end
+	VMOVDQU64 Z5, 64(BX)
+	CMPQ      SI, $0x00000080
+	JLE       end
+	VMOVDQU64 Z6, 128(BX)
+	CMPQ      SI, $0x000000c0
+	JLE       end
+	VMOVDQU64 Z3, 192(BX)
+	CMPQ      SI, $0x00000100
+	JLE       end
+	VMOVDQU64 Z2, 256(BX)
+	CMPQ      SI, $0x00000140
+	JLE       end
+	VMOVDQU64 Z1, 320(BX)
+	CMPQ      SI, $0x00000180
+	JLE       end
+	VMOVDQU64 Z0, 384(BX)
+	JMP       end
+
+levels4:
+	VMOVDQU64 (AX), Z0
+	VMOVDQU64 64(AX), Z1
+	VPORQ     Z1, Z0, Z2
+	VPANDQ    Z1, Z0, Z0
+	VMOVDQU64 128(AX), Z3
+	VPORQ     Z3, Z2, Z4
+	VPORQ     Z3, Z1, Z5
+	VPORQ     Z3, Z0, Z6
+	VPANDQ    Z3, Z2, Z2
+	VPANDQ    Z3, Z1, Z1
+	VPANDQ    Z3, Z0, Z0
+	VMOVDQU64 192(AX), Z7
+	VPORQ     Z7, Z4, Z8
+	VPORQ     Z7, Z5, Z9
+	VPORQ     Z7, Z6, Z10
+	VPORQ     Z7, Z3, Z11
+	VPORQ     Z7, Z2, Z12
+	VPORQ     Z7, Z1, Z13
+	VPORQ     Z7, Z0, Z14
+	VPANDQ    Z7, Z4, Z4
+	VPANDQ    Z7, Z5, Z5
+	VPANDQ    Z7, Z6, Z6
+	VPANDQ    Z7, Z3, Z3
+	VPANDQ    Z7, Z2, Z2
+	VPANDQ    Z7, Z1, Z1
+	VPANDQ    Z7, Z0, Z0
+	CMPQ      SI, $0x00000000
+	JLE       end
+	VMOVDQU64 Z8, (BX)
+	CMPQ      SI, $0x00000040
+	JLE       end
+	VMOVDQU64 Z9, 64(BX)
+	CMPQ      SI, $0x00000080
+	JLE       end
+	VMOVDQU64 Z10, 128(BX)
+	CMPQ      SI, $0x000000c0
+	JLE       end
+	VMOVDQU64 Z11, 192(BX)
+	CMPQ      SI, $0x00000100
+	JLE       end
+	VMOVDQU64 Z12, 256(BX)
+	CMPQ      SI, $0x00000140
+	JLE       end
+	VMOVDQU64 Z13, 320(BX)
+	CMPQ      SI, $0x00000180
+	JLE       end
+	VMOVDQU64 Z14, 384(BX)
+	CMPQ      SI, $0x000001c0
+	JLE       end
+	VMOVDQU64 Z7, 448(BX)
+	CMPQ      SI, $0x00000200
+	JLE       end
+	VMOVDQU64 Z4, 512(BX)
+	CMPQ      SI, $0x00000240
+	JLE       end
+	VMOVDQU64 Z5, 576(BX)
+	CMPQ      SI, $0x00000280
+	JLE       end
+	VMOVDQU64 Z6, 640(BX)
+	CMPQ      SI, $0x000002c0
+	JLE       end
+	VMOVDQU64 Z3, 704(BX)
+	CMPQ      SI, $0x00000300
+	JLE       end
+	VMOVDQU64 Z2, 768(BX)
+	CMPQ      SI, $0x00000340
+	JLE       end
+	VMOVDQU64 Z1, 832(BX)
+	CMPQ      SI, $0x00000380
+	JLE       end
+	VMOVDQU64 Z0, 896(BX)
+	JMP       end
+
+levels5:
+	VMOVDQU64 (AX), Z0
+	VMOVDQU64 64(AX), Z1
+	VPORQ     Z1, Z0, Z2
+	VPANDQ    Z1, Z0, Z0
+	VMOVDQU64 128(AX), Z3
+	VPORQ     Z3, Z2, Z4
+	VPORQ     Z3, Z1, Z5
+	VPORQ     Z3, Z0, Z6
+	VPANDQ    Z3, Z2, Z2
+	VPANDQ    Z3, Z1, Z1
+	VPANDQ    Z3, Z0, Z0
+	VMOVDQU64 192(AX), Z7
+	VPORQ     Z7, Z4, Z8
+	VPORQ     Z7, Z5, Z9
+	VPORQ     Z7, Z6, Z10
+	VPORQ     Z7, Z3, Z11
+	VPORQ     Z7, Z2, Z12
+	VPORQ     Z7, Z1, Z13
+	VPORQ     Z7, Z0, Z14
+	VPANDQ    Z7, Z4, Z4
+	VPANDQ    Z7, Z5, Z5
+	VPANDQ    Z7, Z6, Z6
+	VPANDQ    Z7, Z3, Z3
+	VPANDQ    Z7, Z2, Z2
+	VPANDQ    Z7, Z1, Z1
+	VPANDQ    Z7, Z0, Z0
+	VPXORQ    Z15, Z15, Z15
+	VMOVDQU64 Z8, (DX)
+	VMOVDQU64 Z9, 64(DX)
+	VMOVDQU64 Z10, 128(DX)
+	VMOVDQU64 Z11, 192(DX)
+	VMOVDQU64 Z12, 256(DX)
+	VMOVDQU64 Z13, 320(DX)
+	VMOVDQU64 Z14, 384(DX)
+	VMOVDQU64 Z7, 448(DX)
+	VMOVDQU64 Z4, 512(DX)
+	VMOVDQU64 Z5, 576(DX)
+	VMOVDQU64 Z6, 640(DX)
+	VMOVDQU64 Z3, 704(DX)
+	VMOVDQU64 Z2, 768(DX)
+	VMOVDQU64 Z1, 832(DX)
+	VMOVDQU64 Z0, 896(DX)
+	VMOVDQU64 Z15, 960(DX)
+	VMOVDQU64 256(AX), Z0
+	XORQ      AX, AX
+
+more4of5:
+	VMOVDQU64 (DX)(AX*1), Z1
+	VPORQ     Z0, Z1, Z2
+	VPANDQ    Z0, Z1, Z1
+	VMOVDQU64 Z2, (BX)(AX*1)
+	LEAQ      1024(AX), CX
+	CMPQ      CX, SI
+	JGE       skip4of5part1
+	VMOVDQU64 Z1, 1024(BX)(AX*1)
+
+skip4of5part1:
+	ADDQ $0x40, AX
+	CMPQ AX, $0x00000400
+	JNE  more4of5
+	JMP  end
+
+levels6:
+	VMOVDQU64 (AX), Z0
+	VMOVDQU64 64(AX), Z1
+	VPORQ     Z1, Z0, Z2
+	VPANDQ    Z1, Z0, Z0
+	VMOVDQU64 128(AX), Z3
+	VPORQ     Z3, Z2, Z4
+	VPORQ     Z3, Z1, Z5
+	VPORQ     Z3, Z0, Z6
+	VPANDQ    Z3, Z2, Z2
+	VPANDQ    Z3, Z1, Z1
+	VPANDQ    Z3, Z0, Z0
+	VMOVDQU64 192(AX), Z7
+	VPORQ     Z7, Z4, Z8
+	VPORQ     Z7, Z5, Z9
+	VPORQ     Z7, Z6, Z10
+	VPORQ     Z7, Z3, Z11
+	VPORQ     Z7, Z2, Z12
+	VPORQ     Z7, Z1, Z13
+	VPORQ     Z7, Z0, Z14
+	VPANDQ    Z7, Z4, Z4
+	VPANDQ    Z7, Z5, Z5
+	VPANDQ    Z7, Z6, Z6
+	VPANDQ    Z7, Z3, Z3
+	VPANDQ    Z7, Z2, Z2
+	VPANDQ    Z7, Z1, Z1
+	VPANDQ    Z7, Z0, Z0
+	VPXORQ    Z15, Z15, Z15
+	VMOVDQU64 Z8, (DX)
+	VMOVDQU64 Z9, 64(DX)
+	VMOVDQU64 Z10, 128(DX)
+	VMOVDQU64 Z11, 192(DX)
+	VMOVDQU64 Z12, 256(DX)
+	VMOVDQU64 Z13, 320(DX)
+	VMOVDQU64 Z14, 384(DX)
+	VMOVDQU64 Z7, 448(DX)
+	VMOVDQU64 Z4, 512(DX)
+	VMOVDQU64 Z5, 576(DX)
+	VMOVDQU64 Z6, 640(DX)
+	VMOVDQU64 Z3, 704(DX)
+	VMOVDQU64 Z2, 768(DX)
+	VMOVDQU64 Z1, 832(DX)
+	VMOVDQU64 Z0, 896(DX)
+	VMOVDQU64 Z15, 960(DX)
+	VMOVDQU64 256(AX), Z0
+	XORQ      CX, CX
+
+more4of6:
+	VMOVDQU64 (DX)(CX*1), Z1
+	VMOVDQU64 320(AX), Z3
+	VPORQ     Z0, Z1, Z2
+	VPANDQ    Z0, Z1, Z1
+	VPANDQ    Z3, Z2, Z4
+	VPANDQ    Z3, Z1, Z5
+	VPORQ     Z3, Z2, Z2
+	VPORQ     Z3, Z1, Z1
+	VMOVDQU64 Z2, (BX)(CX*1)
+	VMOVDQU64 Z1, 1024(BX)(CX*1)
+	LEAQ      2048(CX), DI
+	CMPQ      DI, SI
+	JGE       skip4of6part2
+	VMOVDQU64 Z4, 2048(BX)(CX*1)
+
+skip4of6part2:
+	LEAQ      3072(CX), DI
+	CMPQ      DI, SI
+	JGE       skip4of6part3
+	VMOVDQU64 Z5, 3072(BX)(CX*1)
+
+skip4of6part3:
+	ADDQ $0x40, CX
+	CMPQ CX, $0x00000400
+	JNE  more4of6
+	JMP  end
+
+levels7:
+	VMOVDQU64 (AX), Z0
+	VMOVDQU64 64(AX), Z1
+	VPORQ     Z1, Z0, Z2
+	VPANDQ    Z1, Z0, Z0
+	VMOVDQU64 128(AX), Z3
+	VPORQ     Z3, Z2, Z4
+	VPORQ     Z3, Z1, Z5
+	VPORQ     Z3, Z0, Z6
+	VPANDQ    Z3, Z2, Z2
+	VPANDQ    Z3, Z1, Z1
+	VPANDQ    Z3, Z0, Z0
+	VMOVDQU64 192(AX), Z7
+	VPORQ     Z7, Z4, Z8
+	VPORQ     Z7, Z5, Z9
+	VPORQ     Z7, Z6, Z10
+	VPORQ     Z7, Z3, Z11
+	VPORQ     Z7, Z2, Z12
+	VPORQ     Z7, Z1, Z13
+	VPORQ     Z7, Z0, Z14
+	VPANDQ    Z7, Z4, Z4
+	VPANDQ    Z7, Z5, Z5
+	VPANDQ    Z7, Z6, Z6
+	VPANDQ    Z7, Z3, Z3
+	VPANDQ    Z7, Z2, Z2
+	VPANDQ    Z7, Z1, Z1
+	VPANDQ    Z7, Z0, Z0
+	VPXORQ    Z15, Z15, Z15
+	VMOVDQU64 Z8, (DX)
+	VMOVDQU64 Z9, 64(DX)
+	VMOVDQU64 Z10, 128(DX)
+	VMOVDQU64 Z11, 192(DX)
+	VMOVDQU64 Z12, 256(DX)
+	VMOVDQU64 Z13, 320(DX)
+	VMOVDQU64 Z14, 384(DX)
+	VMOVDQU64 Z7, 448(DX)
+	VMOVDQU64 Z4, 512(DX)
+	VMOVDQU64 Z5, 576(DX)
+	VMOVDQU64 Z6, 640(DX)
+	VMOVDQU64 Z3, 704(DX)
+	VMOVDQU64 Z2, 768(DX)
+	VMOVDQU64 Z1, 832(DX)
+	VMOVDQU64 Z0, 896(DX)
+	VMOVDQU64 Z15, 960(DX)
+	VMOVDQU64 256(AX), Z0
+	XORQ      CX, CX
+
+more4of7:
+	VMOVDQU64 (DX)(CX*1), Z1
+	VMOVDQU64 320(AX), Z3
+	VPORQ     Z0, Z1, Z2
+	VPANDQ    Z0, Z1, Z1
+	VPANDQ    Z3, Z2, Z4
+	VPANDQ    Z3, Z1, Z5
+	VPORQ     Z3, Z2, Z2
+	VPORQ     Z3, Z1, Z1
+	VMOVDQU64 Z2, (DX)(CX*1)
+	VMOVDQU64 Z1, 1024(DX)(CX*1)
+	VMOVDQU64 Z4, 2048(DX)(CX*1)
+	VMOVDQU64 Z5, 3072(DX)(CX*1)
+	ADDQ      $0x40, CX
+	CMPQ      CX, $0x00000400
+	JNE       more4of7
+	VMOVDQU64 384(AX), Z0
+	XORQ      AX, AX
+
+more6of7:
+	VMOVDQU64 (DX)(AX*1), Z1
+	VPORQ     Z0, Z1, Z2
+	VPANDQ    Z0, Z1, Z1
+	VMOVDQU64 Z2, (BX)(AX*1)
+	LEAQ      4096(AX), CX
+	CMPQ      CX, SI
+	JGE       skip6of7part1
+	VMOVDQU64 Z1, 4096(BX)(AX*1)
+
+skip6of7part1:
+	ADDQ $0x40, AX
+	CMPQ AX, $0x00001000
+	JNE  more6of7
+	JMP  end
+
+levels8:
+	VMOVDQU64 (AX), Z0
+	VMOVDQU64 64(AX), Z1
+	VPORQ     Z1, Z0, Z2
+	VPANDQ    Z1, Z0, Z0
+	VMOVDQU64 128(AX), Z3
+	VPORQ     Z3, Z2, Z4
+	VPORQ     Z3, Z1, Z5
+	VPORQ     Z3, Z0, Z6
+	VPANDQ    Z3, Z2, Z2
+	VPANDQ    Z3, Z1, Z1
+	VPANDQ    Z3, Z0, Z0
+	VMOVDQU64 192(AX), Z7
+	VPORQ     Z7, Z4, Z8
+	VPORQ     Z7, Z5, Z9
+	VPORQ     Z7, Z6, Z10
+	VPORQ     Z7, Z3, Z11
+	VPORQ     Z7, Z2, Z12
+	VPORQ     Z7, Z1, Z13
+	VPORQ     Z7, Z0, Z14
+	VPANDQ    Z7, Z4, Z4
+	VPANDQ    Z7, Z5, Z5
+	VPANDQ    Z7, Z6, Z6
+	VPANDQ    Z7, Z3, Z3
+	VPANDQ    Z7, Z2, Z2
+	VPANDQ    Z7, Z1, Z1
+	VPANDQ    Z7, Z0, Z0
+	VPXORQ    Z15, Z15, Z15
+	VMOVDQU64 Z8, (DX)
+	VMOVDQU64 Z9, 64(DX)
+	VMOVDQU64 Z10, 128(DX)
+	VMOVDQU64 Z11, 192(DX)
+	VMOVDQU64 Z12, 256(DX)
+	VMOVDQU64 Z13, 320(DX)
+	VMOVDQU64 Z14, 384(DX)
+	VMOVDQU64 Z7, 448(DX)
+	VMOVDQU64 Z4, 512(DX)
+	VMOVDQU64 Z5, 576(DX)
+	VMOVDQU64 Z6, 640(DX)
+	VMOVDQU64 Z3, 704(DX)
+	VMOVDQU64 Z2, 768(DX)
+	VMOVDQU64 Z1, 832(DX)
+	VMOVDQU64 Z0, 896(DX)
+	VMOVDQU64 Z15, 960(DX)
+	VMOVDQU64 256(AX), Z0
+	XORQ      CX, CX
+
+more4of8:
+	VMOVDQU64 (DX)(CX*1), Z1
+	VMOVDQU64 320(AX), Z3
+	VPORQ     Z0, Z1, Z2
+	VPANDQ    Z0, Z1, Z1
+	VPANDQ    Z3, Z2, Z4
+	VPANDQ    Z3, Z1, Z5
+	VPORQ     Z3, Z2, Z2
+	VPORQ     Z3, Z1, Z1
+	VMOVDQU64 Z2, (DX)(CX*1)
+	VMOVDQU64 Z1, 1024(DX)(CX*1)
+	VMOVDQU64 Z4, 2048(DX)(CX*1)
+	VMOVDQU64 Z5, 3072(DX)(CX*1)
+	ADDQ      $0x40, CX
+	CMPQ      CX, $0x00000400
+	JNE       more4of8
+	VMOVDQU64 384(AX), Z0
+	XORQ      CX, CX
+
+more6of8:
+	VMOVDQU64 (DX)(CX*1), Z1
+	VMOVDQU64 448(AX), Z3
+	VPORQ     Z0, Z1, Z2
+	VPANDQ    Z0, Z1, Z1
+	VPANDQ    Z3, Z2, Z4
+	VPANDQ    Z3, Z1, Z5
+	VPORQ     Z3, Z2, Z2
+	VPORQ     Z3, Z1, Z1
+	VMOVDQU64 Z2, (BX)(CX*1)
+	VMOVDQU64 Z1, 4096(BX)(CX*1)
+	LEAQ      8192(CX), DI
+	CMPQ      DI, SI
+	JGE       skip6of8part2
+	VMOVDQU64 Z4, 8192(BX)(CX*1)
+
+skip6of8part2:
+	LEAQ      12288(CX), DI
+	CMPQ      DI, SI
+	JGE       skip6of8part3
+	VMOVDQU64 Z5, 12288(BX)(CX*1)
+
+skip6of8part3:
+	ADDQ $0x40, CX
+	CMPQ CX, $0x00001000
+	JNE  more6of8
 
 end:
 	VZEROUPPER
 	RET
 
-// func Scatter(ranks *byte, buckets *byte)
-TEXT ·Scatter(SB), NOSPLIT, $0-16
-	MOVQ ranks+0(FP), AX
-	MOVQ buckets+8(FP), CX
-	LEAQ 512(AX), DX
-
-rows:
-	MOVBQZX (AX), BX
-	SHLQ    $0x06, BX
-	ORB     $0x01, (CX)(BX*1)
-	MOVBQZX 1(AX), BX
-	SHLQ    $0x06, BX
-	ORB     $0x02, (CX)(BX*1)
-	MOVBQZX 2(AX), BX
-	SHLQ    $0x06, BX
-	ORB     $0x04, (CX)(BX*1)
-	MOVBQZX 3(AX), BX
-	SHLQ    $0x06, BX
-	ORB     $0x08, (CX)(BX*1)
-	MOVBQZX 4(AX), BX
-	SHLQ    $0x06, BX
-	ORB     $0x10, (CX)(BX*1)
-	MOVBQZX 5(AX), BX
-	SHLQ    $0x06, BX
-	ORB     $0x20, (CX)(BX*1)
-	MOVBQZX 6(AX), BX
-	SHLQ    $0x06, BX
-	ORB     $0x40, (CX)(BX*1)
-	MOVBQZX 7(AX), BX
-	SHLQ    $0x06, BX
-	ORB     $0x80, (CX)(BX*1)
-	ADDQ    $0x08, AX
-	INCQ    CX
-	CMPQ    AX, DX
-	JNE     rows
-	RET
-
-// func Compare512(ranks *byte, answers *byte, n int)
-// Requires: AVX, AVX512BW, AVX512F
-TEXT ·Compare512(SB), NOSPLIT, $0-24
-	MOVQ       ranks+0(FP), AX
-	MOVQ       answers+8(FP), CX
-	MOVQ       n+16(FP), DX
-	VMOVDQU64  (AX), Z0
-	VMOVDQU64  64(AX), Z1
-	VMOVDQU64  128(AX), Z2
-	VMOVDQU64  192(AX), Z3
-	VMOVDQU64  256(AX), Z4
-	VMOVDQU64  320(AX), Z5
-	VMOVDQU64  384(AX), Z6
-	VMOVDQU64  448(AX), Z7
-	VPXORQ     Z8, Z8, Z8
-	VPTERNLOGQ $0xff, Z9, Z9, Z9
-
-question:
-	VPCMPUB $0x06, Z8, Z0, K1
-	KMOVQ   K1, AX
-	MOVQ    AX, (CX)
-	VPCMPUB $0x06, Z8, Z1, K1
-	KMOVQ   K1, AX
-	MOVQ    AX, 8(CX)
-	VPCMPUB $0x06, Z8, Z2, K1
-	KMOVQ   K1, AX
-	MOVQ    AX, 16(CX)
-	VPCMPUB $0x06, Z8, Z3, K1
-	KMOVQ   K1, AX
-	MOVQ    AX, 24(CX)
-	VPCMPUB $0x06, Z8, Z4, K1
-	KMOVQ   K1, AX
-	MOVQ    AX, 32(CX)
-	VPCMPUB $0x06, Z8, Z5, K1
-	KMOVQ   K1, AX
-	MOVQ    AX, 40(CX)
-	VPCMPUB $0x06, Z8, Z6, K1
-	KMOVQ   K1, AX
-	MOVQ    AX, 48(CX)
-	VPCMPUB $0x06, Z8, Z7, K1
-	KMOVQ   K1, AX
-	MOVQ    AX, 56(CX)
-	VPSUBB  Z9, Z8, Z8
-	ADDQ    $0x40, CX
-	DECQ    DX
-	JNE     question
-	VZEROUPPER
-	RET
-
-// func Ranks32(x *float32, table *int32, levels int, missing int32, ranks *byte)
+// func Bits32(x *float32, table *int32, levels int, missing int32, planes *byte)
 // Requires: AVX, AVX512F
-TEXT ·Ranks32(SB), NOSPLIT, $0-40
+TEXT ·Bits32(SB), NOSPLIT, $0-40
 	MOVQ         x+0(FP), AX
 	MOVQ         table+8(FP), CX
 	MOVQ         levels+16(FP), DX
-	MOVQ         ranks+32(FP), BX
-	MOVL         missing+24(FP), SI
-	VPBROADCASTD SI, Z0
-	MOVQ         $0x7fffffff, SI
-	VPBROADCASTD SI, Z1
-	MOVQ         $0x00000001, SI
+	MOVL         missing+24(FP), BX
+	VPBROADCASTD BX, Z0
+	MOVQ         planes+32(FP), BX
+	VPXORQ       Z1, Z1, Z1
+	MOVL         $0x7fffffff, SI
 	VPBROADCASTD SI, Z2
-	VPXORQ       Z3, Z3, Z3
-	LEAQ         512(BX), SI
+	MOVL         $0x00000001, SI
+	VPBROADCASTD SI, Z3
+	LEAQ         64(BX), SI
 	CMPQ         DX, $0x01
 	JEQ          levels1
 	CMPQ         DX, $0x02
@@ -7619,26 +7959,19 @@ levels1:
 	VMOVDQU64 (CX), Z4
 
 rows1:
-	VADDPS       (AX), Z3, Z6
-	VCMPPS       $0x03, Z6, Z6, K1
-	VPSRAD       $0x1f, Z6, Z5
-	VPANDD       Z1, Z5, Z5
-	VPXORD       Z5, Z6, Z5
-	VMOVDQA32    Z0, K1, Z5
-	VMOVDQA32    Z2, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	MOVQ         $0x00000002, CX
-	VPBROADCASTD CX, Z5
-	VPXORD       Z5, Z6, Z6
-	VPMOVDB      Z6, X5
-	VMOVDQU      X5, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x10, BX
-	CMPQ         BX, SI
-	JNE          rows1
+	VADDPS     (AX), Z1, Z6
+	VCMPPS     $0x03, Z6, Z6, K1
+	VPSRAD     $0x1f, Z6, Z5
+	VPTERNLOGD $0x78, Z2, Z5, Z6
+	VMOVDQA32  Z0, K1, Z6
+	VMOVDQA32  Z3, Z5
+	VPERMD     Z4, Z5, Z5
+	VPCMPGTD   Z5, Z6, K1
+	KMOVW      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x02, BX
+	CMPQ       BX, SI
+	JNE        rows1
 	VZEROUPPER
 	RET
 
@@ -7646,30 +7979,24 @@ levels2:
 	VMOVDQU64 (CX), Z4
 
 rows2:
-	VADDPS       (AX), Z3, Z6
-	VCMPPS       $0x03, Z6, Z6, K1
-	VPSRAD       $0x1f, Z6, Z5
-	VPANDD       Z1, Z5, Z5
-	VPXORD       Z5, Z6, Z5
-	VMOVDQA32    Z0, K1, Z5
-	VMOVDQA32    Z2, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	MOVQ         $0x00000004, CX
-	VPBROADCASTD CX, Z5
-	VPXORD       Z5, Z6, Z6
-	VPMOVDB      Z6, X5
-	VMOVDQU      X5, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x10, BX
-	CMPQ         BX, SI
-	JNE          rows2
+	VADDPS     (AX), Z1, Z6
+	VCMPPS     $0x03, Z6, Z6, K1
+	VPSRAD     $0x1f, Z6, Z5
+	VPTERNLOGD $0x78, Z2, Z5, Z6
+	VMOVDQA32  Z0, K1, Z6
+	VMOVDQA32  Z3, Z5
+	VPERMD     Z4, Z5, Z7
+	VPCMPGTD   Z7, Z6, K1
+	KMOVW      K1, 64(BX)
+	VPADDD     Z5, Z5, Z5
+	VPADDD     Z3, Z5, K1, Z5
+	VPERMD     Z4, Z5, Z5
+	VPCMPGTD   Z5, Z6, K1
+	KMOVW      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x02, BX
+	CMPQ       BX, SI
+	JNE        rows2
 	VZEROUPPER
 	RET
 
@@ -7677,34 +8004,29 @@ levels3:
 	VMOVDQU64 (CX), Z4
 
 rows3:
-	VADDPS       (AX), Z3, Z6
-	VCMPPS       $0x03, Z6, Z6, K1
-	VPSRAD       $0x1f, Z6, Z5
-	VPANDD       Z1, Z5, Z5
-	VPXORD       Z5, Z6, Z5
-	VMOVDQA32    Z0, K1, Z5
-	VMOVDQA32    Z2, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	MOVQ         $0x00000008, CX
-	VPBROADCASTD CX, Z5
-	VPXORD       Z5, Z6, Z6
-	VPMOVDB      Z6, X5
-	VMOVDQU      X5, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x10, BX
-	CMPQ         BX, SI
-	JNE          rows3
+	VADDPS     (AX), Z1, Z6
+	VCMPPS     $0x03, Z6, Z6, K1
+	VPSRAD     $0x1f, Z6, Z5
+	VPTERNLOGD $0x78, Z2, Z5, Z6
+	VMOVDQA32  Z0, K1, Z6
+	VMOVDQA32  Z3, Z5
+	VPERMD     Z4, Z5, Z7
+	VPCMPGTD   Z7, Z6, K1
+	KMOVW      K1, 128(BX)
+	VPADDD     Z5, Z5, Z5
+	VPADDD     Z3, Z5, K1, Z5
+	VPERMD     Z4, Z5, Z7
+	VPCMPGTD   Z7, Z6, K1
+	KMOVW      K1, 64(BX)
+	VPADDD     Z5, Z5, Z5
+	VPADDD     Z3, Z5, K1, Z5
+	VPERMD     Z4, Z5, Z5
+	VPCMPGTD   Z5, Z6, K1
+	KMOVW      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x02, BX
+	CMPQ       BX, SI
+	JNE        rows3
 	VZEROUPPER
 	RET
 
@@ -7712,38 +8034,34 @@ levels4:
 	VMOVDQU64 (CX), Z4
 
 rows4:
-	VADDPS       (AX), Z3, Z6
-	VCMPPS       $0x03, Z6, Z6, K1
-	VPSRAD       $0x1f, Z6, Z5
-	VPANDD       Z1, Z5, Z5
-	VPXORD       Z5, Z6, Z5
-	VMOVDQA32    Z0, K1, Z5
-	VMOVDQA32    Z2, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	VPERMD       Z4, Z6, Z7
-	VPCMPGTD     Z7, Z5, K1
-	VPADDD       Z6, Z6, Z6
-	VPADDD       Z2, Z6, K1, Z6
-	MOVQ         $0x00000010, CX
-	VPBROADCASTD CX, Z5
-	VPXORD       Z5, Z6, Z6
-	VPMOVDB      Z6, X5
-	VMOVDQU      X5, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x10, BX
-	CMPQ         BX, SI
-	JNE          rows4
+	VADDPS     (AX), Z1, Z6
+	VCMPPS     $0x03, Z6, Z6, K1
+	VPSRAD     $0x1f, Z6, Z5
+	VPTERNLOGD $0x78, Z2, Z5, Z6
+	VMOVDQA32  Z0, K1, Z6
+	VMOVDQA32  Z3, Z5
+	VPERMD     Z4, Z5, Z7
+	VPCMPGTD   Z7, Z6, K1
+	KMOVW      K1, 192(BX)
+	VPADDD     Z5, Z5, Z5
+	VPADDD     Z3, Z5, K1, Z5
+	VPERMD     Z4, Z5, Z7
+	VPCMPGTD   Z7, Z6, K1
+	KMOVW      K1, 128(BX)
+	VPADDD     Z5, Z5, Z5
+	VPADDD     Z3, Z5, K1, Z5
+	VPERMD     Z4, Z5, Z7
+	VPCMPGTD   Z7, Z6, K1
+	KMOVW      K1, 64(BX)
+	VPADDD     Z5, Z5, Z5
+	VPADDD     Z3, Z5, K1, Z5
+	VPERMD     Z4, Z5, Z5
+	VPCMPGTD   Z5, Z6, K1
+	KMOVW      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x02, BX
+	CMPQ       BX, SI
+	JNE        rows4
 	VZEROUPPER
 	RET
 
@@ -7752,42 +8070,39 @@ levels5:
 	VMOVDQU64 64(CX), Z5
 
 rows5:
-	VADDPS       (AX), Z3, Z7
-	VCMPPS       $0x03, Z7, Z7, K1
-	VPSRAD       $0x1f, Z7, Z6
-	VPANDD       Z1, Z6, Z6
-	VPXORD       Z6, Z7, Z6
-	VMOVDQA32    Z0, K1, Z6
-	VMOVDQA32    Z2, Z7
-	VPERMD       Z4, Z7, Z8
-	VPCMPGTD     Z8, Z6, K1
-	VPADDD       Z7, Z7, Z7
-	VPADDD       Z2, Z7, K1, Z7
-	VPERMD       Z4, Z7, Z8
-	VPCMPGTD     Z8, Z6, K1
-	VPADDD       Z7, Z7, Z7
-	VPADDD       Z2, Z7, K1, Z7
-	VPERMD       Z4, Z7, Z8
-	VPCMPGTD     Z8, Z6, K1
-	VPADDD       Z7, Z7, Z7
-	VPADDD       Z2, Z7, K1, Z7
-	VPERMD       Z4, Z7, Z8
-	VPCMPGTD     Z8, Z6, K1
-	VPADDD       Z7, Z7, Z7
-	VPADDD       Z2, Z7, K1, Z7
-	VPERMD       Z5, Z7, Z8
-	VPCMPGTD     Z8, Z6, K1
-	VPADDD       Z7, Z7, Z7
-	VPADDD       Z2, Z7, K1, Z7
-	MOVQ         $0x00000020, CX
-	VPBROADCASTD CX, Z6
-	VPXORD       Z6, Z7, Z7
-	VPMOVDB      Z7, X6
-	VMOVDQU      X6, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x10, BX
-	CMPQ         BX, SI
-	JNE          rows5
+	VADDPS     (AX), Z1, Z7
+	VCMPPS     $0x03, Z7, Z7, K1
+	VPSRAD     $0x1f, Z7, Z6
+	VPTERNLOGD $0x78, Z2, Z6, Z7
+	VMOVDQA32  Z0, K1, Z7
+	VMOVDQA32  Z3, Z6
+	VPERMD     Z4, Z6, Z8
+	VPCMPGTD   Z8, Z7, K1
+	KMOVW      K1, 256(BX)
+	VPADDD     Z6, Z6, Z6
+	VPADDD     Z3, Z6, K1, Z6
+	VPERMD     Z4, Z6, Z8
+	VPCMPGTD   Z8, Z7, K1
+	KMOVW      K1, 192(BX)
+	VPADDD     Z6, Z6, Z6
+	VPADDD     Z3, Z6, K1, Z6
+	VPERMD     Z4, Z6, Z8
+	VPCMPGTD   Z8, Z7, K1
+	KMOVW      K1, 128(BX)
+	VPADDD     Z6, Z6, Z6
+	VPADDD     Z3, Z6, K1, Z6
+	VPERMD     Z4, Z6, Z8
+	VPCMPGTD   Z8, Z7, K1
+	KMOVW      K1, 64(BX)
+	VPADDD     Z6, Z6, Z6
+	VPADDD     Z3, Z6, K1, Z6
+	VPERMD     Z5, Z6, Z6
+	VPCMPGTD   Z6, Z7, K1
+	KMOVW      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x02, BX
+	CMPQ       BX, SI
+	JNE        rows5
 	VZEROUPPER
 	RET
 
@@ -7798,214 +8113,220 @@ levels6:
 	VMOVDQU64 192(CX), Z7
 
 rows6:
-	VADDPS       (AX), Z3, Z9
-	VCMPPS       $0x03, Z9, Z9, K1
-	VPSRAD       $0x1f, Z9, Z8
-	VPANDD       Z1, Z8, Z8
-	VPXORD       Z8, Z9, Z8
-	VMOVDQA32    Z0, K1, Z8
-	VMOVDQA32    Z2, Z9
-	VPERMD       Z4, Z9, Z10
-	VPCMPGTD     Z10, Z8, K1
-	VPADDD       Z9, Z9, Z9
-	VPADDD       Z2, Z9, K1, Z9
-	VPERMD       Z4, Z9, Z10
-	VPCMPGTD     Z10, Z8, K1
-	VPADDD       Z9, Z9, Z9
-	VPADDD       Z2, Z9, K1, Z9
-	VPERMD       Z4, Z9, Z10
-	VPCMPGTD     Z10, Z8, K1
-	VPADDD       Z9, Z9, Z9
-	VPADDD       Z2, Z9, K1, Z9
-	VPERMD       Z4, Z9, Z10
-	VPCMPGTD     Z10, Z8, K1
-	VPADDD       Z9, Z9, Z9
-	VPADDD       Z2, Z9, K1, Z9
-	VPERMD       Z5, Z9, Z10
-	VPCMPGTD     Z10, Z8, K1
-	VPADDD       Z9, Z9, Z9
-	VPADDD       Z2, Z9, K1, Z9
-	VMOVDQU64    Z6, Z10
-	VPERMT2D     Z7, Z9, Z10
-	VPCMPGTD     Z10, Z8, K1
-	VPADDD       Z9, Z9, Z9
-	VPADDD       Z2, Z9, K1, Z9
-	MOVQ         $0x00000040, CX
-	VPBROADCASTD CX, Z8
-	VPXORD       Z8, Z9, Z9
-	VPMOVDB      Z9, X8
-	VMOVDQU      X8, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x10, BX
-	CMPQ         BX, SI
-	JNE          rows6
+	VADDPS     (AX), Z1, Z9
+	VCMPPS     $0x03, Z9, Z9, K1
+	VPSRAD     $0x1f, Z9, Z8
+	VPTERNLOGD $0x78, Z2, Z8, Z9
+	VMOVDQA32  Z0, K1, Z9
+	VMOVDQA32  Z3, Z8
+	VPERMD     Z4, Z8, Z10
+	VPCMPGTD   Z10, Z9, K1
+	KMOVW      K1, 320(BX)
+	VPADDD     Z8, Z8, Z8
+	VPADDD     Z3, Z8, K1, Z8
+	VPERMD     Z4, Z8, Z10
+	VPCMPGTD   Z10, Z9, K1
+	KMOVW      K1, 256(BX)
+	VPADDD     Z8, Z8, Z8
+	VPADDD     Z3, Z8, K1, Z8
+	VPERMD     Z4, Z8, Z10
+	VPCMPGTD   Z10, Z9, K1
+	KMOVW      K1, 192(BX)
+	VPADDD     Z8, Z8, Z8
+	VPADDD     Z3, Z8, K1, Z8
+	VPERMD     Z4, Z8, Z10
+	VPCMPGTD   Z10, Z9, K1
+	KMOVW      K1, 128(BX)
+	VPADDD     Z8, Z8, Z8
+	VPADDD     Z3, Z8, K1, Z8
+	VPERMD     Z5, Z8, Z10
+	VPCMPGTD   Z10, Z9, K1
+	KMOVW      K1, 64(BX)
+	VPADDD     Z8, Z8, Z8
+	VPADDD     Z3, Z8, K1, Z8
+	VMOVDQU64  Z6, Z10
+	VPERMT2D   Z7, Z8, Z10
+	VPCMPGTD   Z10, Z9, K1
+	KMOVW      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x02, BX
+	CMPQ       BX, SI
+	JNE        rows6
 	VZEROUPPER
 	RET
 
 levels7:
-	VMOVDQU64 (CX), Z4
-	VMOVDQU64 64(CX), Z5
-	VMOVDQU64 128(CX), Z6
-	VMOVDQU64 192(CX), Z7
-	VMOVDQU64 256(CX), Z8
-	VMOVDQU64 320(CX), Z9
-	VMOVDQU64 384(CX), Z10
-	VMOVDQU64 448(CX), Z11
+	VMOVDQU64    (CX), Z4
+	VMOVDQU64    64(CX), Z5
+	VMOVDQU64    128(CX), Z6
+	VMOVDQU64    192(CX), Z7
+	VMOVDQU64    256(CX), Z8
+	VMOVDQU64    320(CX), Z9
+	VMOVDQU64    384(CX), Z10
+	VMOVDQU64    448(CX), Z11
+	MOVL         $0x00000020, CX
+	VPBROADCASTD CX, Z12
 
 rows7:
-	VADDPS       (AX), Z3, Z13
-	VCMPPS       $0x03, Z13, Z13, K1
-	VPSRAD       $0x1f, Z13, Z12
-	VPANDD       Z1, Z12, Z12
-	VPXORD       Z12, Z13, Z12
-	VMOVDQA32    Z0, K1, Z12
-	VMOVDQA32    Z2, Z13
-	VPERMD       Z4, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VPERMD       Z4, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VPERMD       Z4, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VPERMD       Z4, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VPERMD       Z5, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VMOVDQU64    Z6, Z14
-	VPERMT2D     Z7, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VMOVDQU64    Z8, Z14
-	VPERMT2D     Z9, Z13, Z14
-	VMOVDQU64    Z10, Z15
-	VPERMT2D     Z11, Z13, Z15
-	MOVQ         $0x00000020, CX
-	VPBROADCASTD CX, Z16
-	VPTESTMD     Z16, Z13, K1
-	VPBLENDMD    Z15, Z14, K1, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	MOVQ         $0x00000080, CX
-	VPBROADCASTD CX, Z12
-	VPXORD       Z12, Z13, Z13
-	VPMOVDB      Z13, X12
-	VMOVDQU      X12, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x10, BX
-	CMPQ         BX, SI
-	JNE          rows7
+	VADDPS     (AX), Z1, Z14
+	VCMPPS     $0x03, Z14, Z14, K1
+	VPSRAD     $0x1f, Z14, Z13
+	VPTERNLOGD $0x78, Z2, Z13, Z14
+	VMOVDQA32  Z0, K1, Z14
+	VMOVDQA32  Z3, Z13
+	VPERMD     Z4, Z13, Z15
+	VPCMPGTD   Z15, Z14, K1
+	KMOVW      K1, 384(BX)
+	VPADDD     Z13, Z13, Z13
+	VPADDD     Z3, Z13, K1, Z13
+	VPERMD     Z4, Z13, Z15
+	VPCMPGTD   Z15, Z14, K1
+	KMOVW      K1, 320(BX)
+	VPADDD     Z13, Z13, Z13
+	VPADDD     Z3, Z13, K1, Z13
+	VPERMD     Z4, Z13, Z15
+	VPCMPGTD   Z15, Z14, K1
+	KMOVW      K1, 256(BX)
+	VPADDD     Z13, Z13, Z13
+	VPADDD     Z3, Z13, K1, Z13
+	VPERMD     Z4, Z13, Z15
+	VPCMPGTD   Z15, Z14, K1
+	KMOVW      K1, 192(BX)
+	VPADDD     Z13, Z13, Z13
+	VPADDD     Z3, Z13, K1, Z13
+	VPERMD     Z5, Z13, Z15
+	VPCMPGTD   Z15, Z14, K1
+	KMOVW      K1, 128(BX)
+	VPADDD     Z13, Z13, Z13
+	VPADDD     Z3, Z13, K1, Z13
+	VMOVDQU64  Z6, Z15
+	VPERMT2D   Z7, Z13, Z15
+	VPCMPGTD   Z15, Z14, K1
+	KMOVW      K1, 64(BX)
+	VPADDD     Z13, Z13, Z13
+	VPADDD     Z3, Z13, K1, Z13
+	VMOVDQU64  Z8, Z15
+	VPERMT2D   Z9, Z13, Z15
+	VMOVDQU64  Z10, Z16
+	VPERMT2D   Z11, Z13, Z16
+	VPTESTMD   Z12, Z13, K1
+	VPBLENDMD  Z16, Z15, K1, Z15
+	VPCMPGTD   Z15, Z14, K1
+	KMOVW      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x02, BX
+	CMPQ       BX, SI
+	JNE        rows7
 	VZEROUPPER
 	RET
 
 levels8:
-	VMOVDQU64 (CX), Z4
-	VMOVDQU64 64(CX), Z5
-	VMOVDQU64 128(CX), Z6
-	VMOVDQU64 192(CX), Z7
-	VMOVDQU64 256(CX), Z8
-	VMOVDQU64 320(CX), Z9
-	VMOVDQU64 384(CX), Z10
-	VMOVDQU64 448(CX), Z11
+	VMOVDQU64    (CX), Z4
+	VMOVDQU64    64(CX), Z5
+	VMOVDQU64    128(CX), Z6
+	VMOVDQU64    192(CX), Z7
+	VMOVDQU64    256(CX), Z8
+	VMOVDQU64    320(CX), Z9
+	VMOVDQU64    384(CX), Z10
+	VMOVDQU64    448(CX), Z11
+	VMOVDQU64    512(CX), Z12
+	VMOVDQU64    576(CX), Z13
+	VMOVDQU64    640(CX), Z14
+	VMOVDQU64    704(CX), Z15
+	VMOVDQU64    768(CX), Z16
+	VMOVDQU64    832(CX), Z17
+	VMOVDQU64    896(CX), Z18
+	VMOVDQU64    960(CX), Z19
+	MOVL         $0x00000020, CX
+	VPBROADCASTD CX, Z20
+	MOVL         $0x00000040, CX
+	VPBROADCASTD CX, Z21
 
 rows8:
-	VADDPS       (AX), Z3, Z13
-	VCMPPS       $0x03, Z13, Z13, K1
-	VPSRAD       $0x1f, Z13, Z12
-	VPANDD       Z1, Z12, Z12
-	VPXORD       Z12, Z13, Z12
-	VMOVDQA32    Z0, K1, Z12
-	VMOVDQA32    Z2, Z13
-	VPERMD       Z4, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VPERMD       Z4, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VPERMD       Z4, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VPERMD       Z4, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VPERMD       Z5, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VMOVDQU64    Z6, Z14
-	VPERMT2D     Z7, Z13, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VMOVDQU64    Z8, Z14
-	VPERMT2D     Z9, Z13, Z14
-	VMOVDQU64    Z10, Z15
-	VPERMT2D     Z11, Z13, Z15
-	MOVQ         $0x00000020, DX
-	VPBROADCASTD DX, Z16
-	VPTESTMD     Z16, Z13, K1
-	VPBLENDMD    Z15, Z14, K1, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VMOVDQU64    512(CX), Z14
-	VPERMT2D     576(CX), Z13, Z14
-	VMOVDQU64    640(CX), Z15
-	VPERMT2D     704(CX), Z13, Z15
-	VMOVDQU64    768(CX), Z16
-	VPERMT2D     832(CX), Z13, Z16
-	VMOVDQU64    896(CX), Z17
-	VPERMT2D     960(CX), Z13, Z17
-	MOVQ         $0x00000020, DX
-	VPBROADCASTD DX, Z18
-	VPTESTMD     Z18, Z13, K1
-	VPBLENDMD    Z15, Z14, K1, Z14
-	VPBLENDMD    Z17, Z16, K1, Z16
-	MOVQ         $0x00000040, DX
-	VPBROADCASTD DX, Z15
-	VPTESTMD     Z15, Z13, K1
-	VPBLENDMD    Z16, Z14, K1, Z14
-	VPCMPGTD     Z14, Z12, K1
-	VPADDD       Z13, Z13, Z13
-	VPADDD       Z2, Z13, K1, Z13
-	VPMOVDB      Z13, X12
-	VMOVDQU      X12, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x10, BX
-	CMPQ         BX, SI
-	JNE          rows8
+	VADDPS     (AX), Z1, Z23
+	VCMPPS     $0x03, Z23, Z23, K1
+	VPSRAD     $0x1f, Z23, Z22
+	VPTERNLOGD $0x78, Z2, Z22, Z23
+	VMOVDQA32  Z0, K1, Z23
+	VMOVDQA32  Z3, Z22
+	VPERMD     Z4, Z22, Z24
+	VPCMPGTD   Z24, Z23, K1
+	KMOVW      K1, 448(BX)
+	VPADDD     Z22, Z22, Z22
+	VPADDD     Z3, Z22, K1, Z22
+	VPERMD     Z4, Z22, Z24
+	VPCMPGTD   Z24, Z23, K1
+	KMOVW      K1, 384(BX)
+	VPADDD     Z22, Z22, Z22
+	VPADDD     Z3, Z22, K1, Z22
+	VPERMD     Z4, Z22, Z24
+	VPCMPGTD   Z24, Z23, K1
+	KMOVW      K1, 320(BX)
+	VPADDD     Z22, Z22, Z22
+	VPADDD     Z3, Z22, K1, Z22
+	VPERMD     Z4, Z22, Z24
+	VPCMPGTD   Z24, Z23, K1
+	KMOVW      K1, 256(BX)
+	VPADDD     Z22, Z22, Z22
+	VPADDD     Z3, Z22, K1, Z22
+	VPERMD     Z5, Z22, Z24
+	VPCMPGTD   Z24, Z23, K1
+	KMOVW      K1, 192(BX)
+	VPADDD     Z22, Z22, Z22
+	VPADDD     Z3, Z22, K1, Z22
+	VMOVDQU64  Z6, Z24
+	VPERMT2D   Z7, Z22, Z24
+	VPCMPGTD   Z24, Z23, K1
+	KMOVW      K1, 128(BX)
+	VPADDD     Z22, Z22, Z22
+	VPADDD     Z3, Z22, K1, Z22
+	VMOVDQU64  Z8, Z24
+	VPERMT2D   Z9, Z22, Z24
+	VMOVDQU64  Z10, Z25
+	VPERMT2D   Z11, Z22, Z25
+	VPTESTMD   Z20, Z22, K1
+	VPBLENDMD  Z25, Z24, K1, Z24
+	VPCMPGTD   Z24, Z23, K1
+	KMOVW      K1, 64(BX)
+	VPADDD     Z22, Z22, Z22
+	VPADDD     Z3, Z22, K1, Z22
+	VMOVDQU64  Z12, Z24
+	VPERMT2D   Z13, Z22, Z24
+	VMOVDQU64  Z14, Z25
+	VPERMT2D   Z15, Z22, Z25
+	VMOVDQU64  Z16, Z26
+	VPERMT2D   Z17, Z22, Z26
+	VMOVDQU64  Z18, Z27
+	VPERMT2D   Z19, Z22, Z27
+	VPTESTMD   Z20, Z22, K1
+	VPBLENDMD  Z25, Z24, K1, Z24
+	VPBLENDMD  Z27, Z26, K1, Z26
+	VPTESTMD   Z21, Z22, K1
+	VPBLENDMD  Z26, Z24, K1, Z24
+	VPCMPGTD   Z24, Z23, K1
+	KMOVW      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x02, BX
+	CMPQ       BX, SI
+	JNE        rows8
 	VZEROUPPER
 	RET
 
-// func Ranks64(x *float64, table *int64, levels int, missing int64, ranks *byte)
-// Requires: AVX, AVX512F
-TEXT ·Ranks64(SB), NOSPLIT, $0-40
+// func Bits64(x *float64, table *int64, levels int, missing int64, planes *byte)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·Bits64(SB), NOSPLIT, $0-40
 	MOVQ         x+0(FP), AX
 	MOVQ         table+8(FP), CX
 	MOVQ         levels+16(FP), DX
-	MOVQ         ranks+32(FP), BX
-	MOVQ         missing+24(FP), SI
-	VPBROADCASTQ SI, Z0
+	MOVQ         missing+24(FP), BX
+	VPBROADCASTQ BX, Z0
+	MOVQ         planes+32(FP), BX
+	VPXORQ       Z1, Z1, Z1
 	MOVQ         $0x7fffffffffffffff, SI
-	VPBROADCASTQ SI, Z1
-	MOVQ         $0x00000001, SI
 	VPBROADCASTQ SI, Z2
-	VPXORQ       Z3, Z3, Z3
-	LEAQ         512(BX), SI
+	MOVQ         $0x0000000000000001, SI
+	VPBROADCASTQ SI, Z3
+	LEAQ         64(BX), SI
 	CMPQ         DX, $0x01
 	JEQ          levels1
 	CMPQ         DX, $0x02
@@ -8029,26 +8350,19 @@ levels1:
 	VMOVDQU64 (CX), Z4
 
 rows1:
-	VADDPD       (AX), Z3, Z6
-	VCMPPD       $0x03, Z6, Z6, K1
-	VPSRAQ       $0x3f, Z6, Z5
-	VPANDQ       Z1, Z5, Z5
-	VPXORQ       Z5, Z6, Z5
-	VMOVDQA64    Z0, K1, Z5
-	VMOVDQA64    Z2, Z6
-	VPERMQ       Z4, Z6, Z7
-	VPCMPGTQ     Z7, Z5, K1
-	VPADDQ       Z6, Z6, Z6
-	VPADDQ       Z2, Z6, K1, Z6
-	MOVQ         $0x00000002, CX
-	VPBROADCASTQ CX, Z5
-	VPXORQ       Z5, Z6, Z6
-	VPMOVQB      Z6, X5
-	VMOVQ        X5, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JNE          rows1
+	VADDPD     (AX), Z1, Z6
+	VCMPPD     $0x03, Z6, Z6, K1
+	VPSRAQ     $0x3f, Z6, Z5
+	VPTERNLOGQ $0x78, Z2, Z5, Z6
+	VMOVDQA64  Z0, K1, Z6
+	VMOVDQA64  Z3, Z5
+	VPERMQ     Z4, Z5, Z5
+	VPCMPGTQ   Z5, Z6, K1
+	KMOVB      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x01, BX
+	CMPQ       BX, SI
+	JNE        rows1
 	VZEROUPPER
 	RET
 
@@ -8056,30 +8370,24 @@ levels2:
 	VMOVDQU64 (CX), Z4
 
 rows2:
-	VADDPD       (AX), Z3, Z6
-	VCMPPD       $0x03, Z6, Z6, K1
-	VPSRAQ       $0x3f, Z6, Z5
-	VPANDQ       Z1, Z5, Z5
-	VPXORQ       Z5, Z6, Z5
-	VMOVDQA64    Z0, K1, Z5
-	VMOVDQA64    Z2, Z6
-	VPERMQ       Z4, Z6, Z7
-	VPCMPGTQ     Z7, Z5, K1
-	VPADDQ       Z6, Z6, Z6
-	VPADDQ       Z2, Z6, K1, Z6
-	VPERMQ       Z4, Z6, Z7
-	VPCMPGTQ     Z7, Z5, K1
-	VPADDQ       Z6, Z6, Z6
-	VPADDQ       Z2, Z6, K1, Z6
-	MOVQ         $0x00000004, CX
-	VPBROADCASTQ CX, Z5
-	VPXORQ       Z5, Z6, Z6
-	VPMOVQB      Z6, X5
-	VMOVQ        X5, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JNE          rows2
+	VADDPD     (AX), Z1, Z6
+	VCMPPD     $0x03, Z6, Z6, K1
+	VPSRAQ     $0x3f, Z6, Z5
+	VPTERNLOGQ $0x78, Z2, Z5, Z6
+	VMOVDQA64  Z0, K1, Z6
+	VMOVDQA64  Z3, Z5
+	VPERMQ     Z4, Z5, Z7
+	VPCMPGTQ   Z7, Z6, K1
+	KMOVB      K1, 64(BX)
+	VPADDQ     Z5, Z5, Z5
+	VPADDQ     Z3, Z5, K1, Z5
+	VPERMQ     Z4, Z5, Z5
+	VPCMPGTQ   Z5, Z6, K1
+	KMOVB      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x01, BX
+	CMPQ       BX, SI
+	JNE        rows2
 	VZEROUPPER
 	RET
 
@@ -8087,34 +8395,29 @@ levels3:
 	VMOVDQU64 (CX), Z4
 
 rows3:
-	VADDPD       (AX), Z3, Z6
-	VCMPPD       $0x03, Z6, Z6, K1
-	VPSRAQ       $0x3f, Z6, Z5
-	VPANDQ       Z1, Z5, Z5
-	VPXORQ       Z5, Z6, Z5
-	VMOVDQA64    Z0, K1, Z5
-	VMOVDQA64    Z2, Z6
-	VPERMQ       Z4, Z6, Z7
-	VPCMPGTQ     Z7, Z5, K1
-	VPADDQ       Z6, Z6, Z6
-	VPADDQ       Z2, Z6, K1, Z6
-	VPERMQ       Z4, Z6, Z7
-	VPCMPGTQ     Z7, Z5, K1
-	VPADDQ       Z6, Z6, Z6
-	VPADDQ       Z2, Z6, K1, Z6
-	VPERMQ       Z4, Z6, Z7
-	VPCMPGTQ     Z7, Z5, K1
-	VPADDQ       Z6, Z6, Z6
-	VPADDQ       Z2, Z6, K1, Z6
-	MOVQ         $0x00000008, CX
-	VPBROADCASTQ CX, Z5
-	VPXORQ       Z5, Z6, Z6
-	VPMOVQB      Z6, X5
-	VMOVQ        X5, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JNE          rows3
+	VADDPD     (AX), Z1, Z6
+	VCMPPD     $0x03, Z6, Z6, K1
+	VPSRAQ     $0x3f, Z6, Z5
+	VPTERNLOGQ $0x78, Z2, Z5, Z6
+	VMOVDQA64  Z0, K1, Z6
+	VMOVDQA64  Z3, Z5
+	VPERMQ     Z4, Z5, Z7
+	VPCMPGTQ   Z7, Z6, K1
+	KMOVB      K1, 128(BX)
+	VPADDQ     Z5, Z5, Z5
+	VPADDQ     Z3, Z5, K1, Z5
+	VPERMQ     Z4, Z5, Z7
+	VPCMPGTQ   Z7, Z6, K1
+	KMOVB      K1, 64(BX)
+	VPADDQ     Z5, Z5, Z5
+	VPADDQ     Z3, Z5, K1, Z5
+	VPERMQ     Z4, Z5, Z5
+	VPCMPGTQ   Z5, Z6, K1
+	KMOVB      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x01, BX
+	CMPQ       BX, SI
+	JNE        rows3
 	VZEROUPPER
 	RET
 
@@ -8123,38 +8426,34 @@ levels4:
 	VMOVDQU64 64(CX), Z5
 
 rows4:
-	VADDPD       (AX), Z3, Z7
-	VCMPPD       $0x03, Z7, Z7, K1
-	VPSRAQ       $0x3f, Z7, Z6
-	VPANDQ       Z1, Z6, Z6
-	VPXORQ       Z6, Z7, Z6
-	VMOVDQA64    Z0, K1, Z6
-	VMOVDQA64    Z2, Z7
-	VPERMQ       Z4, Z7, Z8
-	VPCMPGTQ     Z8, Z6, K1
-	VPADDQ       Z7, Z7, Z7
-	VPADDQ       Z2, Z7, K1, Z7
-	VPERMQ       Z4, Z7, Z8
-	VPCMPGTQ     Z8, Z6, K1
-	VPADDQ       Z7, Z7, Z7
-	VPADDQ       Z2, Z7, K1, Z7
-	VPERMQ       Z4, Z7, Z8
-	VPCMPGTQ     Z8, Z6, K1
-	VPADDQ       Z7, Z7, Z7
-	VPADDQ       Z2, Z7, K1, Z7
-	VPERMQ       Z5, Z7, Z8
-	VPCMPGTQ     Z8, Z6, K1
-	VPADDQ       Z7, Z7, Z7
-	VPADDQ       Z2, Z7, K1, Z7
-	MOVQ         $0x00000010, CX
-	VPBROADCASTQ CX, Z6
-	VPXORQ       Z6, Z7, Z7
-	VPMOVQB      Z7, X6
-	VMOVQ        X6, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JNE          rows4
+	VADDPD     (AX), Z1, Z7
+	VCMPPD     $0x03, Z7, Z7, K1
+	VPSRAQ     $0x3f, Z7, Z6
+	VPTERNLOGQ $0x78, Z2, Z6, Z7
+	VMOVDQA64  Z0, K1, Z7
+	VMOVDQA64  Z3, Z6
+	VPERMQ     Z4, Z6, Z8
+	VPCMPGTQ   Z8, Z7, K1
+	KMOVB      K1, 192(BX)
+	VPADDQ     Z6, Z6, Z6
+	VPADDQ     Z3, Z6, K1, Z6
+	VPERMQ     Z4, Z6, Z8
+	VPCMPGTQ   Z8, Z7, K1
+	KMOVB      K1, 128(BX)
+	VPADDQ     Z6, Z6, Z6
+	VPADDQ     Z3, Z6, K1, Z6
+	VPERMQ     Z4, Z6, Z8
+	VPCMPGTQ   Z8, Z7, K1
+	KMOVB      K1, 64(BX)
+	VPADDQ     Z6, Z6, Z6
+	VPADDQ     Z3, Z6, K1, Z6
+	VPERMQ     Z5, Z6, Z6
+	VPCMPGTQ   Z6, Z7, K1
+	KMOVB      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x01, BX
+	CMPQ       BX, SI
+	JNE        rows4
 	VZEROUPPER
 	RET
 
@@ -8165,301 +8464,298 @@ levels5:
 	VMOVDQU64 192(CX), Z7
 
 rows5:
-	VADDPD       (AX), Z3, Z9
-	VCMPPD       $0x03, Z9, Z9, K1
-	VPSRAQ       $0x3f, Z9, Z8
-	VPANDQ       Z1, Z8, Z8
-	VPXORQ       Z8, Z9, Z8
-	VMOVDQA64    Z0, K1, Z8
-	VMOVDQA64    Z2, Z9
-	VPERMQ       Z4, Z9, Z10
-	VPCMPGTQ     Z10, Z8, K1
-	VPADDQ       Z9, Z9, Z9
-	VPADDQ       Z2, Z9, K1, Z9
-	VPERMQ       Z4, Z9, Z10
-	VPCMPGTQ     Z10, Z8, K1
-	VPADDQ       Z9, Z9, Z9
-	VPADDQ       Z2, Z9, K1, Z9
-	VPERMQ       Z4, Z9, Z10
-	VPCMPGTQ     Z10, Z8, K1
-	VPADDQ       Z9, Z9, Z9
-	VPADDQ       Z2, Z9, K1, Z9
-	VPERMQ       Z5, Z9, Z10
-	VPCMPGTQ     Z10, Z8, K1
-	VPADDQ       Z9, Z9, Z9
-	VPADDQ       Z2, Z9, K1, Z9
-	VMOVDQU64    Z6, Z10
-	VPERMT2Q     Z7, Z9, Z10
-	VPCMPGTQ     Z10, Z8, K1
-	VPADDQ       Z9, Z9, Z9
-	VPADDQ       Z2, Z9, K1, Z9
-	MOVQ         $0x00000020, CX
-	VPBROADCASTQ CX, Z8
-	VPXORQ       Z8, Z9, Z9
-	VPMOVQB      Z9, X8
-	VMOVQ        X8, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JNE          rows5
+	VADDPD     (AX), Z1, Z9
+	VCMPPD     $0x03, Z9, Z9, K1
+	VPSRAQ     $0x3f, Z9, Z8
+	VPTERNLOGQ $0x78, Z2, Z8, Z9
+	VMOVDQA64  Z0, K1, Z9
+	VMOVDQA64  Z3, Z8
+	VPERMQ     Z4, Z8, Z10
+	VPCMPGTQ   Z10, Z9, K1
+	KMOVB      K1, 256(BX)
+	VPADDQ     Z8, Z8, Z8
+	VPADDQ     Z3, Z8, K1, Z8
+	VPERMQ     Z4, Z8, Z10
+	VPCMPGTQ   Z10, Z9, K1
+	KMOVB      K1, 192(BX)
+	VPADDQ     Z8, Z8, Z8
+	VPADDQ     Z3, Z8, K1, Z8
+	VPERMQ     Z4, Z8, Z10
+	VPCMPGTQ   Z10, Z9, K1
+	KMOVB      K1, 128(BX)
+	VPADDQ     Z8, Z8, Z8
+	VPADDQ     Z3, Z8, K1, Z8
+	VPERMQ     Z5, Z8, Z10
+	VPCMPGTQ   Z10, Z9, K1
+	KMOVB      K1, 64(BX)
+	VPADDQ     Z8, Z8, Z8
+	VPADDQ     Z3, Z8, K1, Z8
+	VMOVDQU64  Z6, Z10
+	VPERMT2Q   Z7, Z8, Z10
+	VPCMPGTQ   Z10, Z9, K1
+	KMOVB      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x01, BX
+	CMPQ       BX, SI
+	JNE        rows5
 	VZEROUPPER
 	RET
 
 levels6:
-	VMOVDQU64 (CX), Z4
-	VMOVDQU64 64(CX), Z5
-	VMOVDQU64 128(CX), Z6
-	VMOVDQU64 192(CX), Z7
-	VMOVDQU64 256(CX), Z8
-	VMOVDQU64 320(CX), Z9
-	VMOVDQU64 384(CX), Z10
-	VMOVDQU64 448(CX), Z11
+	VMOVDQU64    (CX), Z4
+	VMOVDQU64    64(CX), Z5
+	VMOVDQU64    128(CX), Z6
+	VMOVDQU64    192(CX), Z7
+	VMOVDQU64    256(CX), Z8
+	VMOVDQU64    320(CX), Z9
+	VMOVDQU64    384(CX), Z10
+	VMOVDQU64    448(CX), Z11
+	MOVQ         $0x0000000000000010, CX
+	VPBROADCASTQ CX, Z12
 
 rows6:
-	VADDPD       (AX), Z3, Z13
-	VCMPPD       $0x03, Z13, Z13, K1
-	VPSRAQ       $0x3f, Z13, Z12
-	VPANDQ       Z1, Z12, Z12
-	VPXORQ       Z12, Z13, Z12
-	VMOVDQA64    Z0, K1, Z12
-	VMOVDQA64    Z2, Z13
-	VPERMQ       Z4, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPERMQ       Z4, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPERMQ       Z4, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPERMQ       Z5, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VMOVDQU64    Z6, Z14
-	VPERMT2Q     Z7, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VMOVDQU64    Z8, Z14
-	VPERMT2Q     Z9, Z13, Z14
-	VMOVDQU64    Z10, Z15
-	VPERMT2Q     Z11, Z13, Z15
-	MOVQ         $0x00000010, CX
-	VPBROADCASTQ CX, Z16
-	VPTESTMQ     Z16, Z13, K1
-	VPBLENDMQ    Z15, Z14, K1, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	MOVQ         $0x00000040, CX
-	VPBROADCASTQ CX, Z12
-	VPXORQ       Z12, Z13, Z13
-	VPMOVQB      Z13, X12
-	VMOVQ        X12, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JNE          rows6
+	VADDPD     (AX), Z1, Z14
+	VCMPPD     $0x03, Z14, Z14, K1
+	VPSRAQ     $0x3f, Z14, Z13
+	VPTERNLOGQ $0x78, Z2, Z13, Z14
+	VMOVDQA64  Z0, K1, Z14
+	VMOVDQA64  Z3, Z13
+	VPERMQ     Z4, Z13, Z15
+	VPCMPGTQ   Z15, Z14, K1
+	KMOVB      K1, 320(BX)
+	VPADDQ     Z13, Z13, Z13
+	VPADDQ     Z3, Z13, K1, Z13
+	VPERMQ     Z4, Z13, Z15
+	VPCMPGTQ   Z15, Z14, K1
+	KMOVB      K1, 256(BX)
+	VPADDQ     Z13, Z13, Z13
+	VPADDQ     Z3, Z13, K1, Z13
+	VPERMQ     Z4, Z13, Z15
+	VPCMPGTQ   Z15, Z14, K1
+	KMOVB      K1, 192(BX)
+	VPADDQ     Z13, Z13, Z13
+	VPADDQ     Z3, Z13, K1, Z13
+	VPERMQ     Z5, Z13, Z15
+	VPCMPGTQ   Z15, Z14, K1
+	KMOVB      K1, 128(BX)
+	VPADDQ     Z13, Z13, Z13
+	VPADDQ     Z3, Z13, K1, Z13
+	VMOVDQU64  Z6, Z15
+	VPERMT2Q   Z7, Z13, Z15
+	VPCMPGTQ   Z15, Z14, K1
+	KMOVB      K1, 64(BX)
+	VPADDQ     Z13, Z13, Z13
+	VPADDQ     Z3, Z13, K1, Z13
+	VMOVDQU64  Z8, Z15
+	VPERMT2Q   Z9, Z13, Z15
+	VMOVDQU64  Z10, Z16
+	VPERMT2Q   Z11, Z13, Z16
+	VPTESTMQ   Z12, Z13, K1
+	VPBLENDMQ  Z16, Z15, K1, Z15
+	VPCMPGTQ   Z15, Z14, K1
+	KMOVB      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x01, BX
+	CMPQ       BX, SI
+	JNE        rows6
 	VZEROUPPER
 	RET
 
 levels7:
-	VMOVDQU64 (CX), Z4
-	VMOVDQU64 64(CX), Z5
-	VMOVDQU64 128(CX), Z6
-	VMOVDQU64 192(CX), Z7
-	VMOVDQU64 256(CX), Z8
-	VMOVDQU64 320(CX), Z9
-	VMOVDQU64 384(CX), Z10
-	VMOVDQU64 448(CX), Z11
+	VMOVDQU64    (CX), Z4
+	VMOVDQU64    64(CX), Z5
+	VMOVDQU64    128(CX), Z6
+	VMOVDQU64    192(CX), Z7
+	VMOVDQU64    256(CX), Z8
+	VMOVDQU64    320(CX), Z9
+	VMOVDQU64    384(CX), Z10
+	VMOVDQU64    448(CX), Z11
+	VMOVDQU64    512(CX), Z12
+	VMOVDQU64    576(CX), Z13
+	VMOVDQU64    640(CX), Z14
+	VMOVDQU64    704(CX), Z15
+	MOVQ         $0x0000000000000010, DX
+	VPBROADCASTQ DX, Z16
+	MOVQ         $0x0000000000000020, DX
+	VPBROADCASTQ DX, Z17
 
 rows7:
-	VADDPD       (AX), Z3, Z13
-	VCMPPD       $0x03, Z13, Z13, K1
-	VPSRAQ       $0x3f, Z13, Z12
-	VPANDQ       Z1, Z12, Z12
-	VPXORQ       Z12, Z13, Z12
-	VMOVDQA64    Z0, K1, Z12
-	VMOVDQA64    Z2, Z13
-	VPERMQ       Z4, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPERMQ       Z4, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPERMQ       Z4, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPERMQ       Z5, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VMOVDQU64    Z6, Z14
-	VPERMT2Q     Z7, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VMOVDQU64    Z8, Z14
-	VPERMT2Q     Z9, Z13, Z14
-	VMOVDQU64    Z10, Z15
-	VPERMT2Q     Z11, Z13, Z15
-	MOVQ         $0x00000010, DX
-	VPBROADCASTQ DX, Z16
-	VPTESTMQ     Z16, Z13, K1
-	VPBLENDMQ    Z15, Z14, K1, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VMOVDQU64    512(CX), Z14
-	VPERMT2Q     576(CX), Z13, Z14
-	VMOVDQU64    640(CX), Z15
-	VPERMT2Q     704(CX), Z13, Z15
-	VMOVDQU64    768(CX), Z16
-	VPERMT2Q     832(CX), Z13, Z16
-	VMOVDQU64    896(CX), Z17
-	VPERMT2Q     960(CX), Z13, Z17
-	MOVQ         $0x00000010, DX
-	VPBROADCASTQ DX, Z18
-	VPTESTMQ     Z18, Z13, K1
-	VPBLENDMQ    Z15, Z14, K1, Z14
-	VPBLENDMQ    Z17, Z16, K1, Z16
-	MOVQ         $0x00000020, DX
-	VPBROADCASTQ DX, Z15
-	VPTESTMQ     Z15, Z13, K1
-	VPBLENDMQ    Z16, Z14, K1, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	MOVQ         $0x00000080, DX
-	VPBROADCASTQ DX, Z12
-	VPXORQ       Z12, Z13, Z13
-	VPMOVQB      Z13, X12
-	VMOVQ        X12, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JNE          rows7
+	VADDPD     (AX), Z1, Z19
+	VCMPPD     $0x03, Z19, Z19, K1
+	VPSRAQ     $0x3f, Z19, Z18
+	VPTERNLOGQ $0x78, Z2, Z18, Z19
+	VMOVDQA64  Z0, K1, Z19
+	VMOVDQA64  Z3, Z18
+	VPERMQ     Z4, Z18, Z20
+	VPCMPGTQ   Z20, Z19, K1
+	KMOVB      K1, 384(BX)
+	VPADDQ     Z18, Z18, Z18
+	VPADDQ     Z3, Z18, K1, Z18
+	VPERMQ     Z4, Z18, Z20
+	VPCMPGTQ   Z20, Z19, K1
+	KMOVB      K1, 320(BX)
+	VPADDQ     Z18, Z18, Z18
+	VPADDQ     Z3, Z18, K1, Z18
+	VPERMQ     Z4, Z18, Z20
+	VPCMPGTQ   Z20, Z19, K1
+	KMOVB      K1, 256(BX)
+	VPADDQ     Z18, Z18, Z18
+	VPADDQ     Z3, Z18, K1, Z18
+	VPERMQ     Z5, Z18, Z20
+	VPCMPGTQ   Z20, Z19, K1
+	KMOVB      K1, 192(BX)
+	VPADDQ     Z18, Z18, Z18
+	VPADDQ     Z3, Z18, K1, Z18
+	VMOVDQU64  Z6, Z20
+	VPERMT2Q   Z7, Z18, Z20
+	VPCMPGTQ   Z20, Z19, K1
+	KMOVB      K1, 128(BX)
+	VPADDQ     Z18, Z18, Z18
+	VPADDQ     Z3, Z18, K1, Z18
+	VMOVDQU64  Z8, Z20
+	VPERMT2Q   Z9, Z18, Z20
+	VMOVDQU64  Z10, Z21
+	VPERMT2Q   Z11, Z18, Z21
+	VPTESTMQ   Z16, Z18, K1
+	VPBLENDMQ  Z21, Z20, K1, Z20
+	VPCMPGTQ   Z20, Z19, K1
+	KMOVB      K1, 64(BX)
+	VPADDQ     Z18, Z18, Z18
+	VPADDQ     Z3, Z18, K1, Z18
+	VMOVDQU64  Z12, Z20
+	VPERMT2Q   Z13, Z18, Z20
+	VMOVDQU64  Z14, Z21
+	VPERMT2Q   Z15, Z18, Z21
+	VMOVDQU64  768(CX), Z22
+	VPERMT2Q   832(CX), Z18, Z22
+	VMOVDQU64  896(CX), Z23
+	VPERMT2Q   960(CX), Z18, Z23
+	VPTESTMQ   Z16, Z18, K1
+	VPBLENDMQ  Z21, Z20, K1, Z20
+	VPBLENDMQ  Z23, Z22, K1, Z22
+	VPTESTMQ   Z17, Z18, K1
+	VPBLENDMQ  Z22, Z20, K1, Z20
+	VPCMPGTQ   Z20, Z19, K1
+	KMOVB      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x01, BX
+	CMPQ       BX, SI
+	JNE        rows7
 	VZEROUPPER
 	RET
 
 levels8:
-	VMOVDQU64 (CX), Z4
-	VMOVDQU64 64(CX), Z5
-	VMOVDQU64 128(CX), Z6
-	VMOVDQU64 192(CX), Z7
-	VMOVDQU64 256(CX), Z8
-	VMOVDQU64 320(CX), Z9
-	VMOVDQU64 384(CX), Z10
-	VMOVDQU64 448(CX), Z11
+	VMOVDQU64    (CX), Z4
+	VMOVDQU64    64(CX), Z5
+	VMOVDQU64    128(CX), Z6
+	VMOVDQU64    192(CX), Z7
+	VMOVDQU64    256(CX), Z8
+	VMOVDQU64    320(CX), Z9
+	VMOVDQU64    384(CX), Z10
+	VMOVDQU64    448(CX), Z11
+	VMOVDQU64    512(CX), Z12
+	VMOVDQU64    576(CX), Z13
+	VMOVDQU64    640(CX), Z14
+	VMOVDQU64    704(CX), Z15
+	MOVQ         $0x0000000000000010, DX
+	VPBROADCASTQ DX, Z16
+	MOVQ         $0x0000000000000020, DX
+	VPBROADCASTQ DX, Z17
+	MOVQ         $0x0000000000000040, DX
+	VPBROADCASTQ DX, Z18
 
 rows8:
-	VADDPD       (AX), Z3, Z13
-	VCMPPD       $0x03, Z13, Z13, K1
-	VPSRAQ       $0x3f, Z13, Z12
-	VPANDQ       Z1, Z12, Z12
-	VPXORQ       Z12, Z13, Z12
-	VMOVDQA64    Z0, K1, Z12
-	VMOVDQA64    Z2, Z13
-	VPERMQ       Z4, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPERMQ       Z4, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPERMQ       Z4, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPERMQ       Z5, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VMOVDQU64    Z6, Z14
-	VPERMT2Q     Z7, Z13, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VMOVDQU64    Z8, Z14
-	VPERMT2Q     Z9, Z13, Z14
-	VMOVDQU64    Z10, Z15
-	VPERMT2Q     Z11, Z13, Z15
-	MOVQ         $0x00000010, DX
-	VPBROADCASTQ DX, Z16
-	VPTESTMQ     Z16, Z13, K1
-	VPBLENDMQ    Z15, Z14, K1, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VMOVDQU64    512(CX), Z14
-	VPERMT2Q     576(CX), Z13, Z14
-	VMOVDQU64    640(CX), Z15
-	VPERMT2Q     704(CX), Z13, Z15
-	VMOVDQU64    768(CX), Z16
-	VPERMT2Q     832(CX), Z13, Z16
-	VMOVDQU64    896(CX), Z17
-	VPERMT2Q     960(CX), Z13, Z17
-	MOVQ         $0x00000010, DX
-	VPBROADCASTQ DX, Z18
-	VPTESTMQ     Z18, Z13, K1
-	VPBLENDMQ    Z15, Z14, K1, Z14
-	VPBLENDMQ    Z17, Z16, K1, Z16
-	MOVQ         $0x00000020, DX
-	VPBROADCASTQ DX, Z15
-	VPTESTMQ     Z15, Z13, K1
-	VPBLENDMQ    Z16, Z14, K1, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VMOVDQU64    1024(CX), Z14
-	VPERMT2Q     1088(CX), Z13, Z14
-	VMOVDQU64    1152(CX), Z15
-	VPERMT2Q     1216(CX), Z13, Z15
-	VMOVDQU64    1280(CX), Z16
-	VPERMT2Q     1344(CX), Z13, Z16
-	VMOVDQU64    1408(CX), Z17
-	VPERMT2Q     1472(CX), Z13, Z17
-	VMOVDQU64    1536(CX), Z18
-	VPERMT2Q     1600(CX), Z13, Z18
-	VMOVDQU64    1664(CX), Z19
-	VPERMT2Q     1728(CX), Z13, Z19
-	VMOVDQU64    1792(CX), Z20
-	VPERMT2Q     1856(CX), Z13, Z20
-	VMOVDQU64    1920(CX), Z21
-	VPERMT2Q     1984(CX), Z13, Z21
-	MOVQ         $0x00000010, DX
-	VPBROADCASTQ DX, Z22
-	VPTESTMQ     Z22, Z13, K1
-	VPBLENDMQ    Z15, Z14, K1, Z14
-	VPBLENDMQ    Z17, Z16, K1, Z16
-	VPBLENDMQ    Z19, Z18, K1, Z18
-	VPBLENDMQ    Z21, Z20, K1, Z20
-	MOVQ         $0x00000020, DX
-	VPBROADCASTQ DX, Z15
-	VPTESTMQ     Z15, Z13, K1
-	VPBLENDMQ    Z16, Z14, K1, Z14
-	VPBLENDMQ    Z20, Z18, K1, Z18
-	MOVQ         $0x00000040, DX
-	VPBROADCASTQ DX, Z15
-	VPTESTMQ     Z15, Z13, K1
-	VPBLENDMQ    Z18, Z14, K1, Z14
-	VPCMPGTQ     Z14, Z12, K1
-	VPADDQ       Z13, Z13, Z13
-	VPADDQ       Z2, Z13, K1, Z13
-	VPMOVQB      Z13, X12
-	VMOVQ        X12, (BX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x08, BX
-	CMPQ         BX, SI
-	JNE          rows8
+	VADDPD     (AX), Z1, Z20
+	VCMPPD     $0x03, Z20, Z20, K1
+	VPSRAQ     $0x3f, Z20, Z19
+	VPTERNLOGQ $0x78, Z2, Z19, Z20
+	VMOVDQA64  Z0, K1, Z20
+	VMOVDQA64  Z3, Z19
+	VPERMQ     Z4, Z19, Z21
+	VPCMPGTQ   Z21, Z20, K1
+	KMOVB      K1, 448(BX)
+	VPADDQ     Z19, Z19, Z19
+	VPADDQ     Z3, Z19, K1, Z19
+	VPERMQ     Z4, Z19, Z21
+	VPCMPGTQ   Z21, Z20, K1
+	KMOVB      K1, 384(BX)
+	VPADDQ     Z19, Z19, Z19
+	VPADDQ     Z3, Z19, K1, Z19
+	VPERMQ     Z4, Z19, Z21
+	VPCMPGTQ   Z21, Z20, K1
+	KMOVB      K1, 320(BX)
+	VPADDQ     Z19, Z19, Z19
+	VPADDQ     Z3, Z19, K1, Z19
+	VPERMQ     Z5, Z19, Z21
+	VPCMPGTQ   Z21, Z20, K1
+	KMOVB      K1, 256(BX)
+	VPADDQ     Z19, Z19, Z19
+	VPADDQ     Z3, Z19, K1, Z19
+	VMOVDQU64  Z6, Z21
+	VPERMT2Q   Z7, Z19, Z21
+	VPCMPGTQ   Z21, Z20, K1
+	KMOVB      K1, 192(BX)
+	VPADDQ     Z19, Z19, Z19
+	VPADDQ     Z3, Z19, K1, Z19
+	VMOVDQU64  Z8, Z21
+	VPERMT2Q   Z9, Z19, Z21
+	VMOVDQU64  Z10, Z22
+	VPERMT2Q   Z11, Z19, Z22
+	VPTESTMQ   Z16, Z19, K1
+	VPBLENDMQ  Z22, Z21, K1, Z21
+	VPCMPGTQ   Z21, Z20, K1
+	KMOVB      K1, 128(BX)
+	VPADDQ     Z19, Z19, Z19
+	VPADDQ     Z3, Z19, K1, Z19
+	VMOVDQU64  Z12, Z21
+	VPERMT2Q   Z13, Z19, Z21
+	VMOVDQU64  Z14, Z22
+	VPERMT2Q   Z15, Z19, Z22
+	VMOVDQU64  768(CX), Z23
+	VPERMT2Q   832(CX), Z19, Z23
+	VMOVDQU64  896(CX), Z24
+	VPERMT2Q   960(CX), Z19, Z24
+	VPTESTMQ   Z16, Z19, K1
+	VPBLENDMQ  Z22, Z21, K1, Z21
+	VPBLENDMQ  Z24, Z23, K1, Z23
+	VPTESTMQ   Z17, Z19, K1
+	VPBLENDMQ  Z23, Z21, K1, Z21
+	VPCMPGTQ   Z21, Z20, K1
+	KMOVB      K1, 64(BX)
+	VPADDQ     Z19, Z19, Z19
+	VPADDQ     Z3, Z19, K1, Z19
+	VMOVDQU64  1024(CX), Z21
+	VPERMT2Q   1088(CX), Z19, Z21
+	VMOVDQU64  1152(CX), Z22
+	VPERMT2Q   1216(CX), Z19, Z22
+	VMOVDQU64  1280(CX), Z23
+	VPERMT2Q   1344(CX), Z19, Z23
+	VMOVDQU64  1408(CX), Z24
+	VPERMT2Q   1472(CX), Z19, Z24
+	VMOVDQU64  1536(CX), Z25
+	VPERMT2Q   1600(CX), Z19, Z25
+	VMOVDQU64  1664(CX), Z26
+	VPERMT2Q   1728(CX), Z19, Z26
+	VMOVDQU64  1792(CX), Z27
+	VPERMT2Q   1856(CX), Z19, Z27
+	VMOVDQU64  1920(CX), Z28
+	VPERMT2Q   1984(CX), Z19, Z28
+	VPTESTMQ   Z16, Z19, K1
+	VPBLENDMQ  Z22, Z21, K1, Z21
+	VPBLENDMQ  Z24, Z23, K1, Z23
+	VPBLENDMQ  Z26, Z25, K1, Z25
+	VPBLENDMQ  Z28, Z27, K1, Z27
+	VPTESTMQ   Z17, Z19, K1
+	VPBLENDMQ  Z23, Z21, K1, Z21
+	VPBLENDMQ  Z27, Z25, K1, Z25
+	VPTESTMQ   Z18, Z19, K1
+	VPBLENDMQ  Z25, Z21, K1, Z21
+	VPCMPGTQ   Z21, Z20, K1
+	KMOVB      K1, (BX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x01, BX
+	CMPQ       BX, SI
+	JNE        rows8
 	VZEROUPPER
 	RET
 
