@@ -87,31 +87,57 @@ func (l level) transpose(rows []float32, features, from, values, n int, columns 
 }
 
 func (l level) index(p *planes, index *[sliceRows]byte, bits, n int) {
-	if l >= levelVBMI {
+	switch {
+	case l >= levelVBMI:
 		simd.Index(bytesOf(p), &index[0])
-		return
+	case l >= levelAVX2:
+		simd.Index256(bytesOf(p), &index[0])
+	default:
+		goIndex(p, index, bits, n)
 	}
-	goIndex(p, index, bits, n)
 }
 
 func (l level) add32(sums *[sliceRows]float32, p *planes, t *leafTable, bits, n int) {
 	switch {
-	case l < levelVBMI:
-		goAdd(sums, p, t.floats, bits, n)
-	case bits <= 6:
+	case l >= levelVBMI && bits <= 6:
 		simd.AddFloats64(&sums[0], bytesOf(p), &t.bytes[0])
-	default:
+	case l >= levelVBMI:
 		simd.AddFloats256(&sums[0], bytesOf(p), &t.bytes[0])
+	case l >= levelAVX512:
+		var index [sliceRows]byte
+		simd.Index256(bytesOf(p), &index[0])
+		simd.GatherFloats512(&sums[0], &index[0], &t.floats[0])
+	case l >= levelAVX2:
+		var index [sliceRows]byte
+		simd.Index256(bytesOf(p), &index[0])
+		choose(sums, &index, t.floats)
+	default:
+		goAdd(sums, p, t.floats, bits, n)
 	}
 }
 
 func (l level) add64(sums *[sliceRows]float64, p *planes, t *leafTable, bits, n int) {
 	switch {
-	case l < levelVBMI:
-		goAdd(sums, p, t.doubles, bits, n)
-	case bits <= 6:
+	case l >= levelVBMI && bits <= 6:
 		simd.AddDoubles64(&sums[0], bytesOf(p), &t.bytes[0])
-	default:
+	case l >= levelVBMI:
 		simd.AddDoubles256(&sums[0], bytesOf(p), &t.bytes[0])
+	case l >= levelAVX512:
+		var index [sliceRows]byte
+		simd.Index256(bytesOf(p), &index[0])
+		simd.GatherDoubles512(&sums[0], &index[0], &t.doubles[0])
+	case l >= levelAVX2:
+		var index [sliceRows]byte
+		simd.Index256(bytesOf(p), &index[0])
+		choose(sums, &index, t.doubles)
+	default:
+		goAdd(sums, p, t.doubles, bits, n)
+	}
+}
+
+// choose is goAdd for indices: a gather takes longer on many of the processors without AVX-512.
+func choose[V float32 | float64](sums *[sliceRows]V, index *[sliceRows]byte, values *[maxLeaves]V) {
+	for r := range sums {
+		sums[r] += values[index[r]]
 	}
 }

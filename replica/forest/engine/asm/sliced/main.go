@@ -21,6 +21,9 @@ func main() {
 	bits64()
 	transpose()
 	index()
+	index256()
+	gather("GatherFloats512", 4)
+	gather("GatherDoubles512", 8)
 	add("AddFloats64", 4, 64)
 	add("AddFloats256", 4, 256)
 	add("AddDoubles64", 8, 64)
@@ -563,6 +566,91 @@ func index() {
 	for i, idx := range indices(planes, planeN) {
 		VMOVDQU64(idx, Mem{Base: to, Disp: 64 * i})
 	}
+	VZEROUPPER()
+	RET()
+}
+
+// index256 writes the indices of all rows without GFNI, 32 rows at a time: each byte of a vector gets the byte of the
+// plane that has its bit, and is compared with that bit.
+func index256() {
+	TEXT("Index256", NOSPLIT, "func(planes *byte, index *byte)")
+	planes, to := Load(Param("planes"), GP64()), Load(Param("index"), GP64())
+	spread, ofByte, value := YMM(), YMM(), YMM()
+	g, x := GP64(), XMM()
+	halves := YMM()
+	for i, n := range []uint64{0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303} {
+		MOVQ(U64(n), g)
+		switch i {
+		case 0, 2:
+			MOVQ(g, x)
+		case 1:
+			VPINSRQ(U8(1), g, x, x)
+			VINSERTI128(U8(0), x, halves, halves)
+		case 3:
+			VPINSRQ(U8(1), g, x, x)
+			VINSERTI128(U8(1), x, halves, spread)
+		}
+	}
+	MOVQ(U64(0x8040201008040201), g)
+	MOVQ(g, x)
+	VPBROADCASTQ(x, ofByte)
+	end := GP64()
+	LEAQ(Mem{Base: to, Disp: rows}, end)
+	MOVQ(U32(1), g)
+	one := YMM()
+	MOVQ(g, x)
+	VPBROADCASTB(x, one)
+	Label("rows")
+	index := YMM()
+	VPXOR(index, index, index)
+	VMOVDQU(one, value)
+	for b := range planeN {
+		v := YMM()
+		VPBROADCASTD(Mem{Base: planes, Disp: b * word}, v)
+		VPSHUFB(spread, v, v)
+		VPAND(ofByte, v, v)
+		VPCMPEQB(ofByte, v, v)
+		VPAND(value, v, v)
+		VPOR(v, index, index)
+		VPADDB(value, value, value)
+	}
+	VMOVDQU(index, Mem{Base: to})
+	ADDQ(U8(4), planes)
+	ADDQ(U8(32), to)
+	CMPQ(to, end)
+	JNE(LabelRef("rows"))
+	VZEROUPPER()
+	RET()
+}
+
+// gather adds to each sum the value that its index chooses.
+func gather(name string, bytes int) {
+	kind := map[int]string{4: "float32", 8: "float64"}[bytes]
+	TEXT(name, NOSPLIT, fmt.Sprintf("func(sums *%s, index *byte, values *%s)", kind, kind))
+	sums, index := Load(Param("sums"), GP64()), Load(Param("index"), GP64())
+	values := Load(Param("values"), GP64())
+	end := GP64()
+	LEAQ(Mem{Base: index, Disp: rows}, end)
+	Label("rows")
+	k, v := K(), ZMM()
+	KXNORW(k, k, k)
+	VPXORQ(v, v, v)
+	if bytes == 4 {
+		i := ZMM()
+		VPMOVZXBD(Mem{Base: index}, i)
+		VGATHERDPS(Mem{Base: values, Index: i, Scale: 4}, k, v)
+		VADDPS(Mem{Base: sums}, v, v)
+	} else {
+		i := YMM()
+		VPMOVZXBD(Mem{Base: index}, i)
+		VGATHERDPD(Mem{Base: values, Index: i, Scale: 8}, k, v)
+		VADDPD(Mem{Base: sums}, v, v)
+	}
+	VMOVDQU64(v, Mem{Base: sums})
+	ADDQ(U8(64), sums)
+	ADDQ(U8(64/bytes), index)
+	CMPQ(index, end)
+	JNE(LabelRef("rows"))
 	VZEROUPPER()
 	RET()
 }

@@ -22,6 +22,12 @@ func Transpose32(rows *uint32, stride int, values int, columns *uint32)
 
 func Index(planes *byte, index *byte)
 
+func Index256(planes *byte, index *byte)
+
+func GatherFloats512(sums *float32, index *byte, values *float32)
+
+func GatherDoubles512(sums *float64, index *byte, values *float64)
+
 func AddFloats64(sums *float32, planes *byte, table *byte)
 
 func AddFloats256(sums *float32, planes *byte, table *byte)

@@ -8975,6 +8975,140 @@ TEXT ·Index(SB), NOSPLIT, $0-16
 	VZEROUPPER
 	RET
 
+// func Index256(planes *byte, index *byte)
+// Requires: AVX, AVX2, SSE2
+TEXT ·Index256(SB), NOSPLIT, $0-16
+	MOVQ         planes+0(FP), AX
+	MOVQ         index+8(FP), CX
+	MOVQ         $0x0000000000000000, DX
+	MOVQ         DX, X2
+	MOVQ         $0x0101010101010101, DX
+	VPINSRQ      $0x01, DX, X2, X2
+	VINSERTI128  $0x00, X2, Y0, Y0
+	MOVQ         $0x0202020202020202, DX
+	MOVQ         DX, X2
+	MOVQ         $0x0303030303030303, DX
+	VPINSRQ      $0x01, DX, X2, X2
+	VINSERTI128  $0x01, X2, Y0, Y0
+	MOVQ         $0x8040201008040201, DX
+	MOVQ         DX, X2
+	VPBROADCASTQ X2, Y1
+	LEAQ         512(CX), BX
+	MOVQ         $0x00000001, DX
+	MOVQ         DX, X2
+	VPBROADCASTB X2, Y3
+
+rows:
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      Y3, Y2
+	VPBROADCASTD (AX), Y5
+	VPSHUFB      Y0, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPCMPEQB     Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPADDB       Y2, Y2, Y2
+	VPBROADCASTD 64(AX), Y5
+	VPSHUFB      Y0, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPCMPEQB     Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPADDB       Y2, Y2, Y2
+	VPBROADCASTD 128(AX), Y5
+	VPSHUFB      Y0, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPCMPEQB     Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPADDB       Y2, Y2, Y2
+	VPBROADCASTD 192(AX), Y5
+	VPSHUFB      Y0, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPCMPEQB     Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPADDB       Y2, Y2, Y2
+	VPBROADCASTD 256(AX), Y5
+	VPSHUFB      Y0, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPCMPEQB     Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPADDB       Y2, Y2, Y2
+	VPBROADCASTD 320(AX), Y5
+	VPSHUFB      Y0, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPCMPEQB     Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPADDB       Y2, Y2, Y2
+	VPBROADCASTD 384(AX), Y5
+	VPSHUFB      Y0, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPCMPEQB     Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPADDB       Y2, Y2, Y2
+	VPBROADCASTD 448(AX), Y5
+	VPSHUFB      Y0, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPCMPEQB     Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPADDB       Y2, Y2, Y2
+	VMOVDQU      Y4, (CX)
+	ADDQ         $0x04, AX
+	ADDQ         $0x20, CX
+	CMPQ         CX, BX
+	JNE          rows
+	VZEROUPPER
+	RET
+
+// func GatherFloats512(sums *float32, index *byte, values *float32)
+// Requires: AVX, AVX512F
+TEXT ·GatherFloats512(SB), NOSPLIT, $0-24
+	MOVQ sums+0(FP), AX
+	MOVQ index+8(FP), CX
+	MOVQ values+16(FP), DX
+	LEAQ 512(CX), BX
+
+rows:
+	KXNORW     K1, K1, K1
+	VPXORQ     Z0, Z0, Z0
+	VPMOVZXBD  (CX), Z1
+	VGATHERDPS (DX)(Z1*4), K1, Z0
+	VADDPS     (AX), Z0, Z0
+	VMOVDQU64  Z0, (AX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x10, CX
+	CMPQ       CX, BX
+	JNE        rows
+	VZEROUPPER
+	RET
+
+// func GatherDoubles512(sums *float64, index *byte, values *float64)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·GatherDoubles512(SB), NOSPLIT, $0-24
+	MOVQ sums+0(FP), AX
+	MOVQ index+8(FP), CX
+	MOVQ values+16(FP), DX
+	LEAQ 512(CX), BX
+
+rows:
+	KXNORW     K1, K1, K1
+	VPXORQ     Z0, Z0, Z0
+	VPMOVZXBD  (CX), Y1
+	VGATHERDPD (DX)(Y1*8), K1, Z0
+	VADDPD     (AX), Z0, Z0
+	VMOVDQU64  Z0, (AX)
+	ADDQ       $0x40, AX
+	ADDQ       $0x08, CX
+	CMPQ       CX, BX
+	JNE        rows
+	VZEROUPPER
+	RET
+
 // func AddFloats64(sums *float32, planes *byte, table *byte)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, GFNI
 TEXT ·AddFloats64(SB), NOSPLIT, $0-24
