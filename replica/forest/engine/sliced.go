@@ -9,7 +9,7 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
-// sliced evaluates a block of 512 rows at a time, a bit of a slice for each. Forests ask the same questions again and
+// sliced evaluates a block of rows at a time, 512 where the processor allows, a bit of a slice for each. Forests ask the same questions again and
 // again: each is answered once for all rows, as a slice of bits that say who goes right. A shallow tree then is a
 // heap, or a circuit, of multiplexers over these slices. Its outputs are the bits of the indices of the leaves, by
 // which all rows look up what the tree adds. Of a deep tree the top is sliced, and lanes walk on from there.
@@ -22,7 +22,9 @@ type slicedForest struct {
 	f        *model.Forest
 	lanes    *laneForest // of the trees that are walked on
 	sections []section
-	words    int  // slices that one call needs
+	wide     int  // words of a slice
+	rows     int  // of a block
+	slices   int  // that one call needs
 	walks    bool // whether there are such trees
 	scratch  sync.Pool
 }
@@ -82,7 +84,7 @@ func newSlicedForest(l *laneForest, level level) *slicedForest {
 		return nil
 	}
 	f := l.f
-	w := &slicedForest{level: level, order: level.order(), f: f, lanes: l}
+	w := &slicedForest{level: level, order: level.order(), wide: level.words(), rows: 64 * level.words(), f: f, lanes: l}
 	a := newAsk(f)
 	size, most := 0, tableBytes+tableTimes*f.Bytes()
 	for t := 0; t < f.NumTrees(); {
@@ -175,7 +177,7 @@ func (w *slicedForest) lay(s *section, a *ask, shapes []*shape) {
 		s.pieces = append(s.pieces, w.piece(&a.columns[p.column], p.keys, s.free))
 		s.free += len(p.keys)
 	}
-	w.words = max(w.words, s.free+sliceBits*maxLeaves)
+	w.slices = max(w.slices, s.free+sliceBits*maxLeaves)
 	for _, root := range shapes {
 		root.number(func(column uint32, key int32) uint16 {
 			p, i := r.place(column, key)
@@ -326,16 +328,16 @@ func (w *slicedForest) bytes() int {
 
 // slicedScratch is what one call needs.
 type slicedScratch struct {
-	words  []slice // an answer's bit is set when the row goes right
+	words  bitset // an answer's bit is set when the row goes right
 	answer answerScratch
 	planes planes
-	index  [sliceRows]byte
-	leaves [8][sliceRows]byte // indices of some trees
-	column [sliceRows]float32
-	wide   [sliceRows]float64
-	block  [transposed][sliceRows]float32 // columns of some features
-	at     [sliceRows]uint32
-	sums   []float64 // sliceRows of each output
+	index  [maxRows]byte
+	leaves [8][maxRows]byte // indices of some trees
+	column [maxRows]float32
+	wide   [maxRows]float64
+	block  [transposed][maxRows]float32 // columns of some features
+	at     [maxRows]uint32
+	sums   []float64 // maxRows of each output
 	sums32 []float32
 	walk   []int32 // columns for lanes
 }
@@ -343,18 +345,26 @@ type slicedScratch struct {
 // transposed is the number of features whose columns are made together.
 const transposed = 16
 
+// size is that of the memory for slices: in Go gates may name any slice, which saves a check.
+func (w *slicedForest) size() int {
+	if w.level == levelGo {
+		return maxSlices
+	}
+	return w.slices * w.wide
+}
+
 func (w *slicedForest) newScratch() *slicedScratch {
-	s := &slicedScratch{words: make([]slice, w.words)}
-	for i := range sliceWords {
-		s.words[wordOnes][i] = math.MaxUint64
+	s := &slicedScratch{words: make(bitset, w.size())}
+	for i := range w.wide {
+		s.words[wordOnes*w.wide+i] = math.MaxUint64
 	}
 	if w.f.Single {
-		s.sums32 = make([]float32, w.f.Outputs*sliceRows)
+		s.sums32 = make([]float32, w.f.Outputs*maxRows)
 	} else {
-		s.sums = make([]float64, w.f.Outputs*sliceRows)
+		s.sums = make([]float64, w.f.Outputs*maxRows)
 	}
 	if w.walks {
-		s.walk = make([]int32, sliceRows/laneCount*w.lanes.group())
+		s.walk = make([]int32, maxRows/laneCount*w.lanes.group())
 	}
 	return s
 }
@@ -363,7 +373,7 @@ func (w sliced[T]) Margins(dst []float64, rows []T, features int) {
 	f := w.f
 	s, _ := w.scratch.Get().(*slicedScratch)
 	for len(rows) > 0 {
-		n := min(len(rows)/features, sliceRows)
+		n := min(len(rows)/features, w.rows)
 		w.begin(s)
 		if w.walks {
 			fill(w.lanes.columns, s.walk, rows[:n*features], features)
@@ -379,21 +389,18 @@ func (w sliced[T]) Margins(dst []float64, rows []T, features int) {
 	w.scratch.Put(s)
 }
 
-// words is the number of words of slices that n rows need.
-func words(n int) int { return (n + 63) / 64 }
-
 // answer answers the questions of a section for n rows.
 func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, features, n int) {
 	from := -transposed // the first feature in s.block
 	single, whole := any(rows).([]float32)
 	for i := range sec.pieces {
 		p := &sec.pieces[i]
-		answers := s.words[p.answers:][:p.n]
+		answers := s.words[p.answers*w.wide:][:p.n*w.wide]
 		if p.set {
-			answers[0] = slice{}
+			clear(answers)
 			for r := range n {
 				if value(p.column, rows[r*features+p.feature]) == toRight {
-					answers[0][r/64] |= 1 << (r % 64)
+					answers[r/64] |= 1 << (r % 64)
 				}
 			}
 			continue
@@ -410,7 +417,7 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 				}
 				s.wide[r] = v
 			}
-			w.level.answer64(&s.wide, p.table64, p.levels, missing64, &s.answer, answers, words(n))
+			w.level.answer64(&s.wide, p.table64, p.levels, missing64, &s.answer, answers)
 			continue
 		}
 		if p.feature >= from+transposed {
@@ -427,12 +434,12 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 			}
 			column = &s.column
 		}
-		w.level.answer32(column, p.table, p.levels, missing, &s.answer, answers, words(n))
+		w.level.answer32(column, p.table, p.levels, missing, &s.answer, answers)
 	}
 }
 
 // transpose makes columns of some features, from one on.
-func transpose[T Row](block *[transposed][sliceRows]float32, single []float32, rows []T, features, from int, l level, n int) {
+func transpose[T Row](block *[transposed][maxRows]float32, single []float32, rows []T, features, from int, l level, n int) {
 	k := min(transposed, features-from)
 	done := 0
 	if single != nil {
@@ -446,35 +453,33 @@ func transpose[T Row](block *[transposed][sliceRows]float32, single []float32, r
 }
 
 // index works out the planes of a tree.
-func (w *slicedForest) index(s *slicedScratch, sec *section, t *slicedTree, n int) {
+func (w *slicedForest) index(s *slicedScratch, sec *section, t *slicedTree) {
 	if t.circuit == nil {
-		w.level.planes(s.words, t.heap, t.bits, words(n), &s.planes)
+		w.level.planes(s.words, t.heap, t.bits, &s.planes)
 		return
 	}
-	w.level.circuit(s.words, t.circuit.gates, sec.free, words(n))
+	w.level.circuit(s.words, t.circuit.gates, sec.free)
 	for i, out := range t.circuit.out {
-		s.planes[i] = s.words[out]
+		copy(s.planes[i*w.wide:][:w.wide], s.words[int(out)*w.wide:])
 	}
-	for i := len(t.circuit.out); i < sliceBits; i++ {
-		s.planes[i] = slice{}
-	}
+	clear(s.planes[len(t.circuit.out)*w.wide : sliceBits*w.wide])
 }
 
 // evaluate adds what the trees of a section give to n rows.
 func (w *slicedForest) evaluate(s *slicedScratch, sec *section, n int) {
 	f := w.f
 	for i := range sec.trees {
-		t, out := &sec.trees[i], first(f, sec.first+i)*sliceRows
-		w.index(s, sec, t, n)
+		t, out := &sec.trees[i], first(f, sec.first+i)*maxRows
+		w.index(s, sec, t)
 		if t.tables == nil {
 			w.walk(s, t, sec.first+i, n, out)
 			continue
 		}
 		for o := range t.tables {
 			if f.Single {
-				w.level.add32((*[sliceRows]float32)(s.sums32[out+o*sliceRows:]), &s.planes, &t.tables[o], t.bits, words(n))
+				w.level.add32((*[maxRows]float32)(s.sums32[out+o*maxRows:]), &s.planes, &t.tables[o], t.bits)
 			} else {
-				w.level.add64((*[sliceRows]float64)(s.sums[out+o*sliceRows:]), &s.planes, &t.tables[o], t.bits, words(n))
+				w.level.add64((*[maxRows]float64)(s.sums[out+o*maxRows:]), &s.planes, &t.tables[o], t.bits)
 			}
 		}
 	}
@@ -483,7 +488,7 @@ func (w *slicedForest) evaluate(s *slicedScratch, sec *section, n int) {
 // walk follows n rows from the exits of a tree to its leaves, and adds what they give.
 func (w *slicedForest) walk(s *slicedScratch, t *slicedTree, tree, n, out int) {
 	f, group := w.f, w.lanes.group()
-	w.level.index(&s.planes, &s.index, t.bits, words(n))
+	w.level.index(&s.planes, &s.index, t.bits)
 	for r := range n {
 		s.at[r] = t.exits[s.index[w.order.index[r]]]
 	}
@@ -497,11 +502,11 @@ func (w *slicedForest) walk(s *slicedScratch, t *slicedTree, tree, n, out int) {
 				s.sums32[out+int(w.order.sum32[r])] += math.Float32frombits(uint32(key))
 			case f.Single:
 				for o := range f.Width {
-					s.sums32[out+o*sliceRows+int(w.order.sum32[r])] += f.Values32[key*f.Width+o]
+					s.sums32[out+o*maxRows+int(w.order.sum32[r])] += f.Values32[key*f.Width+o]
 				}
 			default:
 				for o := range f.Width {
-					s.sums[out+o*sliceRows+int(w.order.sum64[r])] += f.Values[key*f.Width+o]
+					s.sums[out+o*maxRows+int(w.order.sum64[r])] += f.Values[key*f.Width+o]
 				}
 			}
 		}
@@ -516,11 +521,11 @@ func (w *slicedForest) begin(s *slicedScratch) {
 		if f.Base != nil {
 			base = f.Base[o]
 		}
-		for i := range sliceRows {
+		for i := range w.rows {
 			if f.Single {
-				s.sums32[o*sliceRows+i] = float32(base)
+				s.sums32[o*maxRows+i] = float32(base)
 			} else {
-				s.sums[o*sliceRows+i] = base
+				s.sums[o*maxRows+i] = base
 			}
 		}
 	}
@@ -533,9 +538,9 @@ func (w *slicedForest) end(s *slicedScratch, dst []float64) {
 		out := dst[r*f.Outputs : (r+1)*f.Outputs]
 		for o := range out {
 			if f.Single {
-				out[o] = float64(s.sums32[o*sliceRows+int(w.order.sum32[r])])
+				out[o] = float64(s.sums32[o*maxRows+int(w.order.sum32[r])])
 			} else {
-				out[o] = s.sums[o*sliceRows+int(w.order.sum64[r])]
+				out[o] = s.sums[o*maxRows+int(w.order.sum64[r])]
 			}
 		}
 		end(f, out)
@@ -549,7 +554,7 @@ func (w sliced[T]) Leaves(dst []int64, rows []T, features int) {
 	trees := f.NumTrees()
 	s, _ := w.scratch.Get().(*slicedScratch)
 	for len(rows) > 0 {
-		n := min(len(rows)/features, sliceRows)
+		n := min(len(rows)/features, w.rows)
 		for i := range w.sections {
 			sec := &w.sections[i]
 			answer(w.slicedForest, s, sec, rows[:n*features], features, n)
@@ -557,8 +562,8 @@ func (w sliced[T]) Leaves(dst []int64, rows []T, features int) {
 				some := sec.trees[part:min(part+len(s.leaves), len(sec.trees))]
 				for k := range some {
 					if some[k].exits == nil {
-						w.index(s, sec, &some[k], n)
-						w.level.index(&s.planes, &s.leaves[k], some[k].bits, words(n))
+						w.index(s, sec, &some[k])
+						w.level.index(&s.planes, &s.leaves[k], some[k].bits)
 					}
 				}
 				for r := range n {

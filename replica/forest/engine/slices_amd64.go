@@ -12,7 +12,7 @@ import (
 // vector of indices has 16 rows in each of its four lanes, and one of sums 4 or 2.
 var vbmiOrder = func() *order {
 	o := new(order)
-	for r := range sliceRows {
+	for r := range maxRows {
 		lane, j, i := r/128, r/16%8, r%16
 		o.index[r] = uint16(64*j + 16*lane + i)
 		o.sum32[r] = uint16(64*j + 16*(i/4) + 4*lane + i%4)
@@ -20,6 +20,17 @@ var vbmiOrder = func() *order {
 	}
 	return o
 }()
+
+// words is the number of words of a slice.
+func (l level) words() int {
+	switch {
+	case l >= levelAVX512:
+		return 8
+	case l >= levelAVX2:
+		return 4
+	}
+	return 1
+}
 
 func (l level) order() *order {
 	if l >= levelVBMI {
@@ -30,50 +41,53 @@ func (l level) order() *order {
 
 func bytesOf[V any](p *V) *byte { return (*byte)(unsafe.Pointer(p)) }
 
-func (l level) planes(words []slice, heap []uint16, depth, n int, p *planes) {
+func (l level) planes(all bitset, heap []uint16, depth int, p *planes) {
 	switch {
 	case l >= levelAVX512:
-		simd.Planes512(bytesOf(&words[0]), &heap[0], depth, bytesOf(p))
+		simd.Planes512(bytesOf(&all[0]), &heap[0], depth, bytesOf(p))
 	case l >= levelAVX2:
-		simd.Planes256(bytesOf(&words[0]), &heap[0], depth, bytesOf(p))
+		simd.Planes256(bytesOf(&all[0]), &heap[0], depth, bytesOf(p))
 	default:
-		goPlanes(words, heap, depth, n, p)
+		goPlanes(all, heap, depth, p)
 	}
 }
 
-func (l level) circuit(words []slice, gates []gate, free, n int) {
+func (l level) circuit(all bitset, gates []gate, free int) {
 	switch {
 	case len(gates) == 0:
 	case l >= levelAVX512:
-		simd.Circuit512(bytesOf(&words[0]), &gates[0].which, len(gates), free)
+		simd.Circuit512(bytesOf(&all[0]), &gates[0].which, len(gates), free)
 	case l >= levelAVX2:
-		simd.Circuit256(bytesOf(&words[0]), &gates[0].which, len(gates), free)
+		simd.Circuit256(bytesOf(&all[0]), &gates[0].which, len(gates), free)
 	default:
-		goCircuit(words, gates, free, n)
+		goCircuit(all, gates, free)
 	}
 }
 
-func (l level) answer32(x *[sliceRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers []slice, n int) {
+// rankPlanes is where the bits of ranks stand in the scratch memory of assembly: behind what it needs itself.
+const rankPlanes = (maxRank + 1 - sliceBits) * maxRows / 64
+
+func (l level) answer32(x *[maxRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers bitset) {
 	if l < levelAVX512 {
-		goAnswer32(x, table, levels, missing, s, answers, n)
+		goAnswer32(x, table, levels, missing, s, answers, l.words())
 		return
 	}
-	p := bytesOf(&s[maxRank+1-sliceBits])
+	p := bytesOf(&s[rankPlanes])
 	simd.Bits32(&x[0], &table[0], levels, missing, p)
-	simd.Above(p, levels, bytesOf(s), bytesOf(&answers[0]), len(answers))
+	simd.Above(p, levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/l.words())
 }
 
-func (l level) answer64(x *[sliceRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers []slice, n int) {
+func (l level) answer64(x *[maxRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers bitset) {
 	if l < levelAVX512 {
-		goAnswer64(x, table, levels, missing, s, answers, n)
+		goAnswer64(x, table, levels, missing, s, answers, l.words())
 		return
 	}
-	p := bytesOf(&s[maxRank+1-sliceBits])
+	p := bytesOf(&s[rankPlanes])
 	simd.Bits64(&x[0], &table[0], levels, missing, p)
-	simd.Above(p, levels, bytesOf(s), bytesOf(&answers[0]), len(answers))
+	simd.Above(p, levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/l.words())
 }
 
-// transpose turns values of rows, from a feature on, into columns, each of sliceRows values. It takes whole groups of
+// transpose turns values of rows, from a feature on, into columns, each of maxRows values. It takes whole groups of
 // 16 rows alone, and up to 16 features.
 func (l level) transpose(rows []float32, features, from, values, n int, columns []float32) (done int) {
 	if l < levelAVX512 {
@@ -86,58 +100,58 @@ func (l level) transpose(rows []float32, features, from, values, n int, columns 
 	return done
 }
 
-func (l level) index(p *planes, index *[sliceRows]byte, bits, n int) {
+func (l level) index(p *planes, index *[maxRows]byte, bits int) {
 	switch {
 	case l >= levelVBMI:
 		simd.Index(bytesOf(p), &index[0])
+	case l >= levelAVX512:
+		simd.Index512NoGFNI(bytesOf(p), &index[0])
 	case l >= levelAVX2:
 		simd.Index256(bytesOf(p), &index[0])
 	default:
-		goIndex(p, index, bits, n)
+		goIndex(p, index, bits)
 	}
 }
 
-func (l level) add32(sums *[sliceRows]float32, p *planes, t *leafTable, bits, n int) {
+func (l level) add32(sums *[maxRows]float32, p *planes, t *leafTable, bits int) {
 	switch {
 	case l >= levelVBMI && bits <= 6:
 		simd.AddFloats64(&sums[0], bytesOf(p), &t.bytes[0])
 	case l >= levelVBMI:
 		simd.AddFloats256(&sums[0], bytesOf(p), &t.bytes[0])
 	case l >= levelAVX512:
-		var index [sliceRows]byte
-		simd.Index256(bytesOf(p), &index[0])
+		var index [maxRows]byte
+		l.index(p, &index, bits)
 		simd.GatherFloats512(&sums[0], &index[0], &t.floats[0])
 	case l >= levelAVX2:
-		var index [sliceRows]byte
-		simd.Index256(bytesOf(p), &index[0])
-		choose(sums, &index, t.floats)
+		choose(l, sums, p, t.floats, bits)
 	default:
-		goAdd(sums, p, t.floats, bits, n)
+		goAdd(sums, p, t.floats, bits)
 	}
 }
 
-func (l level) add64(sums *[sliceRows]float64, p *planes, t *leafTable, bits, n int) {
+func (l level) add64(sums *[maxRows]float64, p *planes, t *leafTable, bits int) {
 	switch {
 	case l >= levelVBMI && bits <= 6:
 		simd.AddDoubles64(&sums[0], bytesOf(p), &t.bytes[0])
 	case l >= levelVBMI:
 		simd.AddDoubles256(&sums[0], bytesOf(p), &t.bytes[0])
 	case l >= levelAVX512:
-		var index [sliceRows]byte
-		simd.Index256(bytesOf(p), &index[0])
+		var index [maxRows]byte
+		l.index(p, &index, bits)
 		simd.GatherDoubles512(&sums[0], &index[0], &t.doubles[0])
 	case l >= levelAVX2:
-		var index [sliceRows]byte
-		simd.Index256(bytesOf(p), &index[0])
-		choose(sums, &index, t.doubles)
+		choose(l, sums, p, t.doubles, bits)
 	default:
-		goAdd(sums, p, t.doubles, bits, n)
+		goAdd(sums, p, t.doubles, bits)
 	}
 }
 
-// choose is goAdd for indices: a gather takes longer on many of the processors without AVX-512.
-func choose[V float32 | float64](sums *[sliceRows]V, index *[sliceRows]byte, values *[maxLeaves]V) {
-	for r := range sums {
-		sums[r] += values[index[r]]
+// choose is goAdd after assembly made the indices: many of the processors without AVX-512 are slow to gather.
+func choose[V float32 | float64](l level, sums *[maxRows]V, p *planes, values *[maxLeaves]V, bits int) {
+	var index [maxRows]byte
+	l.index(p, &index, bits)
+	for r, i := range index[:64*l.words()] {
+		sums[r] += values[i]
 	}
 }

@@ -28,36 +28,39 @@ func eachPlace(t *testing.T, test func(t *testing.T, l level, random *rand.Rand,
 	}
 }
 
-func randomSlices(t *testing.T, random *rand.Rand, n int, start bool) []slice {
-	s := guarded[slice](t, n, start)
-	for i := range s {
-		for j := range s[i] {
-			s[i][j] = random.Uint64()
-		}
+// randomSlices gives memory for slices, of which the first n are random.
+func randomSlices(t *testing.T, l level, random *rand.Rand, n int, start bool) bitset {
+	size := n * l.words()
+	if l == levelGo {
+		size = maxSlices
+	}
+	s := guarded[uint64](t, size, start)
+	for i := range n * l.words() {
+		s[i] = random.Uint64()
 	}
 	return s
 }
 
-// bit is whether a row's bit is set.
-func (s *slice) bit(r int) int { return int(s[r/64] >> (r % 64) & 1) }
+// bit is a row's bit of a slice.
+func bit(l level, s []uint64, slice, r int) int { return int(s[slice*l.words()+r/64] >> (r % 64) & 1) }
 
 func TestPlanes(t *testing.T) {
 	eachPlace(t, func(t *testing.T, l level, random *rand.Rand, start bool) {
 		for depth := 1; depth <= sliceBits; depth++ {
-			words := randomSlices(t, random, 300, start)
+			words := randomSlices(t, l, random, 300, start)
 			heap := guarded[uint16](t, 1<<depth, start)
 			for i := range heap {
-				heap[i] = uint16(random.IntN(len(words)))
+				heap[i] = uint16(random.IntN(300))
 			}
 			p := &guarded[planes](t, 1, start)[0]
-			l.planes(words, heap, depth, sliceWords, p)
-			for r := range sliceRows {
+			l.planes(words, heap, depth, p)
+			for r := range 64 * l.words() {
 				at := 1
 				for range depth {
-					at = 2*at + words[heap[at]].bit(r)
+					at = 2*at + bit(l, words, int(heap[at]), r)
 				}
-				for b := range p {
-					if got := p[b].bit(r); got != (at-1<<depth)>>b&1 {
+				for b := range sliceBits {
+					if got := bit(l, p[:], b, r); got != (at-1<<depth)>>b&1 {
 						t.Fatalf("depth %d, row %d: bit %d is %d, the index is %d", depth, r, b, got, at-1<<depth)
 					}
 				}
@@ -70,7 +73,7 @@ func TestCircuit(t *testing.T) {
 	eachPlace(t, func(t *testing.T, l level, random *rand.Rand, start bool) {
 		for _, n := range []int{0, 1, 2, 3, 50} {
 			const free = 20
-			words := randomSlices(t, random, free+n, start)
+			words := randomSlices(t, l, random, free+n, start)
 			gates := guarded[gate](t, n, start)
 			for i := range gates {
 				any := func() uint16 { return uint16(random.IntN(free + i)) }
@@ -78,11 +81,12 @@ func TestCircuit(t *testing.T) {
 			}
 			want := slices.Clone(words)
 			for i, g := range gates {
-				for j := range sliceWords {
-					want[free+i][j] = want[g.which][j]&want[g.right][j] | ^want[g.which][j]&want[g.left][j]
+				for j := range l.words() {
+					of := func(slice uint16) uint64 { return want[int(slice)*l.words()+j] }
+					want[(free+i)*l.words()+j] = of(g.which)&of(g.right) | ^of(g.which)&of(g.left)
 				}
 			}
-			l.circuit(words, gates, free, sliceWords)
+			l.circuit(words, gates, free)
 			if !slices.Equal(words, want) {
 				t.Fatalf("%d gates give something else", n)
 			}
@@ -107,9 +111,9 @@ func TestAnswers(t *testing.T) {
 			for i, v := range thresholds {
 				keys32[i], keys64[i] = order32(float32(v)), order64(v)
 			}
-			x32, x64 := &guarded[[sliceRows]float32](t, 1, start)[0], &guarded[[sliceRows]float64](t, 1, start)[0]
+			x32, x64 := &guarded[[maxRows]float32](t, 1, start)[0], &guarded[[maxRows]float64](t, 1, start)[0]
 			special := []float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, math.Copysign(0, -1), 1e-45, -1e-45}
-			for r := range sliceRows {
+			for r := range x32 {
 				v := float32(thresholds[random.IntN(n)])
 				switch r % 4 {
 				case 0:
@@ -122,12 +126,12 @@ func TestAnswers(t *testing.T) {
 				x32[r], x64[r] = v, float64(v)
 			}
 			for _, missing := range []int{-1, 1} {
-				check := func(kind string, answers []slice) {
+				check := func(kind string, answers bitset) {
 					t.Helper()
-					for r, v := range x64 {
-						for i := range answers {
+					for r, v := range x64[:64*l.words()] {
+						for i := range n {
 							right := v > thresholds[i] || (v != v && missing > 0)
-							if got := answers[i].bit(r) == 1; got != right {
+							if got := bit(l, answers, i, r) == 1; got != right {
 								t.Fatalf("%s, %d keys, row %d is %v, key %d is %v: right %v", kind, n, r, v, i, thresholds[i], got)
 							}
 						}
@@ -136,14 +140,14 @@ func TestAnswers(t *testing.T) {
 				table32, levels := heapOf(keys32, math.MaxInt32)
 				guard32 := &guarded[[maxRank + 1]int32](t, 1, start)[0]
 				*guard32 = *table32
-				answers := guarded[slice](t, n, start)
-				l.answer32(x32, guard32, levels, int32(missing*math.MaxInt32), s, answers, sliceWords)
+				answers := guarded[uint64](t, n*l.words(), start)
+				l.answer32(x32, guard32, levels, int32(missing*math.MaxInt32), s, answers)
 				check("float32", answers)
 				table64, _ := heapOf(keys64, math.MaxInt64)
 				guard64 := &guarded[[maxRank + 1]int64](t, 1, start)[0]
 				*guard64 = *table64
 				clear(answers)
-				l.answer64(x64, guard64, levels, int64(missing)*math.MaxInt64, s, answers, sliceWords)
+				l.answer64(x64, guard64, levels, int64(missing)*math.MaxInt64, s, answers)
 				check("float64", answers)
 			}
 		}
@@ -153,13 +157,13 @@ func TestAnswers(t *testing.T) {
 func TestTranspose(t *testing.T) {
 	eachPlace(t, func(t *testing.T, l level, random *rand.Rand, start bool) {
 		for _, features := range []int{1, 2, 5, 15, 16, 17, 28, 33} {
-			for _, n := range []int{1, 15, 16, 17, 40, 512} {
+			for _, n := range []int{1, 15, 16, 17, 40, maxRows} {
 				rows := guarded[float32](t, n*features, start)
 				for i := range rows {
 					rows[i] = random.Float32()
 				}
 				for from := 0; from < features; from += 5 {
-					block := &guarded[[transposed][sliceRows]float32](t, 1, start)[0]
+					block := &guarded[[transposed][maxRows]float32](t, 1, start)[0]
 					transpose(block, rows, rows, features, from, l, n)
 					for f := from; f < min(features, from+transposed); f++ {
 						for r := range n {
@@ -180,8 +184,8 @@ func TestAdd(t *testing.T) {
 		for bits := range sliceBits + 1 {
 			p := &guarded[planes](t, 1, start)[0]
 			for b := range bits {
-				for j := range p[b] {
-					p[b][j] = random.Uint64()
+				for j := range l.words() {
+					p[b*l.words()+j] = random.Uint64()
 				}
 			}
 			values := make([]float64, 1<<bits)
@@ -197,19 +201,19 @@ func TestAdd(t *testing.T) {
 					table.bytes = b
 				}
 			}
-			sums32, sums64 := &guarded[[sliceRows]float32](t, 1, start)[0], &guarded[[sliceRows]float64](t, 1, start)[0]
-			index := &guarded[[sliceRows]byte](t, 1, start)[0]
+			sums32, sums64 := &guarded[[maxRows]float32](t, 1, start)[0], &guarded[[maxRows]float64](t, 1, start)[0]
+			index := &guarded[[maxRows]byte](t, 1, start)[0]
 			for i := range sums32 {
 				sums32[i], sums64[i] = 1.5, 2.5
 			}
-			l.index(p, index, bits, sliceWords)
-			l.add32(sums32, p, &t32, bits, sliceWords)
-			l.add64(sums64, p, &t64, bits, sliceWords)
+			l.index(p, index, bits)
+			l.add32(sums32, p, &t32, bits)
+			l.add64(sums64, p, &t64, bits)
 			o := l.order()
-			for r := range sliceRows {
+			for r := range 64 * l.words() {
 				want := 0
 				for b := range bits {
-					want |= p[b].bit(r) << b
+					want |= bit(l, p[:], b, r) << b
 				}
 				if got := int(index[o.index[r]]); got != want {
 					t.Fatalf("%d bits, row %d: index %d, want %d", bits, r, got, want)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -21,7 +22,8 @@ func main() {
 	bits64()
 	transpose()
 	index()
-	index256()
+	indexBytes("Index512NoGFNI", 64)
+	indexBytes("Index256", 32)
 	gather("GatherFloats512", 4)
 	gather("GatherDoubles512", 8)
 	add("AddFloats64", 4, 64)
@@ -32,16 +34,19 @@ func main() {
 }
 
 const (
-	word   = 64  // bytes of the bits of all rows
-	rows   = 512 // of a block
+	word   = 64  // bytes of a slice in AVX-512
+	rows   = 512 // of a block there
 	planeN = 8   // planes of an index
 )
 
-// vector is a width of registers. The narrower one goes over each word in two passes.
+// vector is a width of registers, which is that of a slice.
 type vector struct {
 	bytes int
 	name  string
 }
+
+// shift makes an offset of the number of a slice.
+func (v vector) shift() U8 { return U8(bits.TrailingZeros(uint(v.bytes))) }
 
 func (v vector) reg() VecVirtual {
 	if v.bytes == 64 {
@@ -88,13 +93,6 @@ func (v vector) mux(p Op, a Op, r Op) {
 	VPXOR(t, r, r)
 }
 
-// passes emits what body does for each part of a word, which begins at an offset in it.
-func (v vector) passes(body func(pass, offset int)) {
-	for i := 0; i*v.bytes < word; i++ {
-		body(i, i*v.bytes)
-	}
-}
-
 // planes evaluates a heap of a depth of 1 to 8.
 func planes(v vector) {
 	TEXT("Planes"+v.name, NOSPLIT, "func(words *byte, heap *uint16, depth int, planes *byte)")
@@ -108,42 +106,40 @@ func planes(v vector) {
 	RET()
 	for d := 1; d <= planeN; d++ {
 		Label(fmt.Sprintf("depth%d", d))
-		v.passes(func(_, offset int) {
-			answer := func(node int) Mem {
-				at := GP64()
-				MOVWQZX(Mem{Base: heap, Disp: 2 * node}, at)
-				SHLQ(U8(6), at)
-				return Mem{Base: words, Index: at, Scale: 1, Disp: offset}
-			}
-			p := make([]VecVirtual, d)
-			for level := range d {
-				var below func(l, k int) VecVirtual
-				below = func(l, k int) VecVirtual {
-					if l == level-1 {
-						r := v.reg()
-						v.load(answer(1<<level+2*k), r)
-						v.mux(p[l], answer(1<<level+2*k+1), r)
-						return r
-					}
-					r := below(l+1, 2*k)
-					v.mux(p[l], below(l+1, 2*k+1), r)
+		answer := func(node int) Mem {
+			at := GP64()
+			MOVWQZX(Mem{Base: heap, Disp: 2 * node}, at)
+			SHLQ(v.shift(), at)
+			return Mem{Base: words, Index: at, Scale: 1}
+		}
+		p := make([]VecVirtual, d)
+		for level := range d {
+			var below func(l, k int) VecVirtual
+			below = func(l, k int) VecVirtual {
+				if l == level-1 {
+					r := v.reg()
+					v.load(answer(1<<level+2*k), r)
+					v.mux(p[l], answer(1<<level+2*k+1), r)
 					return r
 				}
-				if level == 0 {
-					p[0] = v.reg()
-					v.load(answer(1), p[0])
-				} else {
-					p[level] = below(0, 0)
-				}
-				v.store(p[level], Mem{Base: out, Disp: (d-1-level)*word + offset})
+				r := below(l+1, 2*k)
+				v.mux(p[l], below(l+1, 2*k+1), r)
+				return r
 			}
-			if d < planeN {
-				zero := v.zero()
-				for i := d; i < planeN; i++ {
-					v.store(zero, Mem{Base: out, Disp: i*word + offset})
-				}
+			if level == 0 {
+				p[0] = v.reg()
+				v.load(answer(1), p[0])
+			} else {
+				p[level] = below(0, 0)
 			}
-		})
+			v.store(p[level], Mem{Base: out, Disp: (d - 1 - level) * v.bytes})
+		}
+		if d < planeN {
+			zero := v.zero()
+			for i := d; i < planeN; i++ {
+				v.store(zero, Mem{Base: out, Disp: i * v.bytes})
+			}
+		}
 		VZEROUPPER()
 		RET()
 	}
@@ -154,27 +150,24 @@ func circuit(v vector) {
 	TEXT("Circuit"+v.name, NOSPLIT, "func(words *byte, gates *uint16, n int, free int)")
 	words, gates := Load(Param("words"), GP64()), Load(Param("gates"), GP64())
 	n, to := Load(Param("n"), GP64()), Load(Param("free"), GP64())
-	SHLQ(U8(6), to)
+	SHLQ(v.shift(), to)
 	ADDQ(words, to)
 	Label("gate")
 	TESTQ(n, n)
 	JEQ(LabelRef("end"))
-	at := func(i int) Register {
+	at := func(i int) Mem {
 		r := GP64()
 		MOVWQZX(Mem{Base: gates, Disp: 2 * i}, r)
-		SHLQ(U8(6), r)
-		return r
+		SHLQ(v.shift(), r)
+		return Mem{Base: words, Index: r, Scale: 1}
 	}
-	which, right, left := at(0), at(1), at(2)
-	v.passes(func(_, offset int) {
-		p, r := v.reg(), v.reg()
-		v.load(Mem{Base: words, Index: which, Scale: 1, Disp: offset}, p)
-		v.load(Mem{Base: words, Index: left, Scale: 1, Disp: offset}, r)
-		v.mux(p, Mem{Base: words, Index: right, Scale: 1, Disp: offset}, r)
-		v.store(r, Mem{Base: to, Disp: offset})
-	})
+	p, r := v.reg(), v.reg()
+	v.load(at(0), p)
+	v.load(at(2), r)
+	v.mux(p, at(1), r)
+	v.store(r, Mem{Base: to})
 	ADDQ(U8(6), gates)
-	ADDQ(U8(word), to)
+	ADDQ(U8(v.bytes), to)
 	DECQ(n)
 	JMP(LabelRef("gate"))
 	Label("end")
@@ -570,10 +563,10 @@ func index() {
 	RET()
 }
 
-// index256 writes the indices of all rows without GFNI, 32 rows at a time: each byte of a vector gets the byte of the
+// indexBytes writes the indices of all rows without GFNI, 32 rows at a time: each byte of a vector gets the byte of the
 // plane that has its bit, and is compared with that bit.
-func index256() {
-	TEXT("Index256", NOSPLIT, "func(planes *byte, index *byte)")
+func indexBytes(name string, word int) {
+	TEXT(name, NOSPLIT, "func(planes *byte, index *byte)")
 	planes, to := Load(Param("planes"), GP64()), Load(Param("index"), GP64())
 	spread, ofByte, value := YMM(), YMM(), YMM()
 	g, x := GP64(), XMM()
@@ -595,7 +588,7 @@ func index256() {
 	MOVQ(g, x)
 	VPBROADCASTQ(x, ofByte)
 	end := GP64()
-	LEAQ(Mem{Base: to, Disp: rows}, end)
+	LEAQ(Mem{Base: to, Disp: 8 * word}, end)
 	MOVQ(U32(1), g)
 	one := YMM()
 	MOVQ(g, x)

@@ -22,6 +22,8 @@ func Transpose32(rows *uint32, stride int, values int, columns *uint32)
 
 func Index(planes *byte, index *byte)
 
+func Index512NoGFNI(planes *byte, index *byte)
+
 func Index256(planes *byte, index *byte)
 
 func GatherFloats512(sums *float32, index *byte, values *float32)
