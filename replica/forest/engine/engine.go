@@ -92,7 +92,7 @@ func walker[T Row](f *model.Forest) Kernel[T] {
 }
 
 // Names lists the kernels, the reference first.
-var Names = []string{"scalar", "plain", "lanes", "sliced"}
+var Names = []string{"scalar", "plain", "lanes", "sliced", "narrow"}
 
 // ByName makes the kernel with a name, or nil when the forest is not one for it.
 func ByName[T Row](name string, f *model.Forest) Kernel[T] {
@@ -108,6 +108,10 @@ func ByName[T Row](name string, f *model.Forest) Kernel[T] {
 	case name == "sliced":
 		if w := newSlicedForest(newLaneForest(f), highest); w != nil {
 			return sliced[T]{w}
+		}
+	case name == "narrow":
+		if w := newNarrowForest(newLaneForest(f)); w != nil {
+			return narrow[T]{w}
 		}
 	}
 	return nil

@@ -61,7 +61,7 @@ func testKernels(t *testing.T, rounds int) {
 		}
 	}
 	for _, name := range Names {
-		if taken[name] == 0 {
+		if taken[name] == 0 && (highest == levelVBMI || name != "narrow") {
 			t.Errorf("%s took no forest", name)
 		}
 	}

@@ -17,7 +17,8 @@ type sliced[T Row] struct{ *slicedForest }
 
 // slicedForest is a forest as sliced evaluates it.
 type slicedForest struct {
-	level    level
+	level    level // of what evaluates trees
+	asks     level // of what answers questions
 	order    *order
 	f        *model.Forest
 	lanes    *laneForest // of the trees that are walked on
@@ -25,6 +26,7 @@ type slicedForest struct {
 	wide     int  // words of a slice
 	rows     int  // of a block
 	slices   int  // that one call needs
+	heaps    int  // the depth up to which all trees are heaps
 	walks    bool // whether there are such trees
 	scratch  sync.Pool
 }
@@ -79,12 +81,15 @@ const (
 )
 
 // newSlicedForest lays a forest out in slices, or gives nil when it is not one for them.
-func newSlicedForest(l *laneForest, level level) *slicedForest {
+func newSlicedForest(l *laneForest, level level) *slicedForest { return laySlices(l, level, level, 0) }
+
+// laySlices lays a forest out in slices as wide as a level has them; answers come from another one. Trees up to a depth are heaps, whatever else would do.
+func laySlices(l *laneForest, level, asks level, heaps int) *slicedForest {
 	if l == nil {
 		return nil
 	}
 	f := l.f
-	w := &slicedForest{level: level, order: level.order(), wide: level.words(), rows: 64 * level.words(), f: f, lanes: l}
+	w := &slicedForest{level: level, asks: asks, heaps: heaps, order: level.order(), wide: level.words(), rows: 64 * level.words(), f: f, lanes: l}
 	a := newAsk(f)
 	size, most := 0, tableBytes+tableTimes*f.Bytes()
 	for t := 0; t < f.NumTrees(); {
@@ -210,7 +215,7 @@ func (w *slicedForest) piece(c *column, keys []int32, answers int) slicedPiece {
 func (w *slicedForest) tree(root *shape, free int) slicedTree {
 	c, exits := newCircuit(root, free)
 	t := slicedTree{bits: len(c.out), circuit: c}
-	if d := root.depth; d > 0 && d <= sliceBits && gateCost*len(c.gates) >= 1<<d {
+	if d := root.depth; d > 0 && d <= sliceBits && (d <= w.heaps || gateCost*len(c.gates) >= 1<<d) {
 		t.bits, t.circuit = d, nil
 		t.heap, exits = newHeap(root)
 	}
@@ -381,7 +386,9 @@ func (w sliced[T]) Margins(dst []float64, rows []T, features int) {
 		for i := range w.sections {
 			sec := &w.sections[i]
 			answer(w.slicedForest, s, sec, rows[:n*features], features, n)
-			w.evaluate(s, sec, n)
+			for tree := range sec.trees {
+				w.evaluate(s, sec, tree, n)
+			}
 		}
 		w.end(s, dst[:n*f.Outputs])
 		rows, dst = rows[n*features:], dst[n*f.Outputs:]
@@ -417,12 +424,12 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 				}
 				s.wide[r] = v
 			}
-			w.level.answer64(&s.wide, p.table64, p.levels, missing64, &s.answer, answers)
+			w.asks.answer64(&s.wide, p.table64, p.levels, missing64, &s.answer, answers, w.wide)
 			continue
 		}
 		if p.feature >= from+transposed {
 			from = p.feature
-			transpose(&s.block, single, rows, features, from, w.level, n)
+			transpose(&s.block, single, rows, features, from, w.asks, n)
 		}
 		column := &s.block[p.feature-from]
 		if p.zeroMissing {
@@ -434,7 +441,7 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 			}
 			column = &s.column
 		}
-		w.level.answer32(column, p.table, p.levels, missing, &s.answer, answers)
+		w.asks.answer32(column, p.table, p.levels, missing, &s.answer, answers, w.wide)
 	}
 }
 
@@ -465,22 +472,20 @@ func (w *slicedForest) index(s *slicedScratch, sec *section, t *slicedTree) {
 	clear(s.planes[len(t.circuit.out)*w.wide : sliceBits*w.wide])
 }
 
-// evaluate adds what the trees of a section give to n rows.
-func (w *slicedForest) evaluate(s *slicedScratch, sec *section, n int) {
+// evaluate adds what a tree of a section gives to n rows.
+func (w *slicedForest) evaluate(s *slicedScratch, sec *section, tree, n int) {
 	f := w.f
-	for i := range sec.trees {
-		t, out := &sec.trees[i], first(f, sec.first+i)*maxRows
-		w.index(s, sec, t)
-		if t.tables == nil {
-			w.walk(s, t, sec.first+i, n, out)
-			continue
-		}
-		for o := range t.tables {
-			if f.Single {
-				w.level.add32((*[maxRows]float32)(s.sums32[out+o*maxRows:]), &s.planes, &t.tables[o], t.bits)
-			} else {
-				w.level.add64((*[maxRows]float64)(s.sums[out+o*maxRows:]), &s.planes, &t.tables[o], t.bits)
-			}
+	t, out := &sec.trees[tree], first(f, sec.first+tree)*maxRows
+	w.index(s, sec, t)
+	if t.tables == nil {
+		w.walk(s, t, sec.first+tree, n, out)
+		return
+	}
+	for o := range t.tables {
+		if f.Single {
+			w.level.add32((*[maxRows]float32)(s.sums32[out+o*maxRows:]), &s.planes, &t.tables[o], t.bits)
+		} else {
+			w.level.add64((*[maxRows]float64)(s.sums[out+o*maxRows:]), &s.planes, &t.tables[o], t.bits)
 		}
 	}
 }

@@ -67,24 +67,47 @@ func (l level) circuit(all bitset, gates []gate, free int) {
 // rankPlanes is where the bits of ranks stand in the scratch memory of assembly: behind what it needs itself.
 const rankPlanes = (maxRank + 1 - sliceBits) * maxRows / 64
 
-func (l level) answer32(x *[maxRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers bitset) {
-	if l < levelAVX512 {
-		goAnswer32(x, table, levels, missing, s, answers, l.words())
-		return
+// above is simd.Above for slices of a word: answer i is whether the rank is above i, of which bit b of each row stands
+// in word 8b of the planes. For ranks of one bit more, b, the answers are those of before or b, and then those and b.
+func above(planes []uint64, levels int, s *answerScratch, answers bitset) {
+	a := (*[maxRank + 1]uint64)(s[:])
+	a[0] = 0
+	for bit := range levels {
+		up, n := planes[bit*maxRows/64], 1<<bit
+		low, high := a[:n], a[n:2*n]
+		for i, v := range low {
+			high[i], low[i] = up&v, up|v
+		}
 	}
-	p := bytesOf(&s[rankPlanes])
-	simd.Bits32(&x[0], &table[0], levels, missing, p)
-	simd.Above(p, levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/l.words())
+	copy(answers, a[:])
 }
 
-func (l level) answer64(x *[maxRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers bitset) {
-	if l < levelAVX512 {
-		goAnswer64(x, table, levels, missing, s, answers, l.words())
-		return
+func (l level) answer32(x *[maxRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers bitset, words int) {
+	p := s[rankPlanes:]
+	switch {
+	case l < levelAVX512:
+		goAnswer32(x, table, levels, missing, s, answers, words)
+	case words == 1:
+		simd.Bits32(&x[0], &table[0], levels, missing, bytesOf(&p[0]), 1)
+		above(p, levels, s, answers)
+	default:
+		simd.Bits32(&x[0], &table[0], levels, missing, bytesOf(&p[0]), words)
+		simd.Above(bytesOf(&p[0]), levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/words)
 	}
-	p := bytesOf(&s[rankPlanes])
-	simd.Bits64(&x[0], &table[0], levels, missing, p)
-	simd.Above(p, levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/l.words())
+}
+
+func (l level) answer64(x *[maxRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers bitset, words int) {
+	p := s[rankPlanes:]
+	switch {
+	case l < levelAVX512:
+		goAnswer64(x, table, levels, missing, s, answers, words)
+	case words == 1:
+		simd.Bits64(&x[0], &table[0], levels, missing, bytesOf(&p[0]), 1)
+		above(p, levels, s, answers)
+	default:
+		simd.Bits64(&x[0], &table[0], levels, missing, bytesOf(&p[0]), words)
+		simd.Above(bytesOf(&p[0]), levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/words)
+	}
 }
 
 // transpose turns values of rows, from a feature on, into columns, each of maxRows values. It takes whole groups of

@@ -126,12 +126,13 @@ func TestAnswers(t *testing.T) {
 				x32[r], x64[r] = v, float64(v)
 			}
 			for _, missing := range []int{-1, 1} {
+				words := []int{l.words(), 1}[random.IntN(2)]
 				check := func(kind string, answers bitset) {
 					t.Helper()
-					for r, v := range x64[:64*l.words()] {
+					for r, v := range x64[:64*words] {
 						for i := range n {
 							right := v > thresholds[i] || (v != v && missing > 0)
-							if got := bit(l, answers, i, r) == 1; got != right {
+							if got := answers[i*words+r/64]>>(r%64)&1 == 1; got != right {
 								t.Fatalf("%s, %d keys, row %d is %v, key %d is %v: right %v", kind, n, r, v, i, thresholds[i], got)
 							}
 						}
@@ -140,14 +141,14 @@ func TestAnswers(t *testing.T) {
 				table32, levels := heapOf(keys32, math.MaxInt32)
 				guard32 := &guarded[[maxRank + 1]int32](t, 1, start)[0]
 				*guard32 = *table32
-				answers := guarded[uint64](t, n*l.words(), start)
-				l.answer32(x32, guard32, levels, int32(missing*math.MaxInt32), s, answers)
+				answers := guarded[uint64](t, n*words, start)
+				l.answer32(x32, guard32, levels, int32(missing*math.MaxInt32), s, answers, words)
 				check("float32", answers)
 				table64, _ := heapOf(keys64, math.MaxInt64)
 				guard64 := &guarded[[maxRank + 1]int64](t, 1, start)[0]
 				*guard64 = *table64
 				clear(answers)
-				l.answer64(x64, guard64, levels, int64(missing)*math.MaxInt64, s, answers)
+				l.answer64(x64, guard64, levels, int64(missing)*math.MaxInt64, s, answers, words)
 				check("float64", answers)
 			}
 		}

@@ -245,16 +245,16 @@ func (s *search) keys(level int, index VecVirtual) VecVirtual {
 }
 
 func bits32() {
-	TEXT("Bits32", NOSPLIT, "func(x *float32, table *int32, levels int, missing int32, planes *byte)")
+	TEXT("Bits32", NOSPLIT, "func(x *float32, table *int32, levels int, missing int32, planes *byte, words int)")
 	ranks(16)
 }
 
 func bits64() {
-	TEXT("Bits64", NOSPLIT, "func(x *float64, table *int64, levels int, missing int64, planes *byte)")
+	TEXT("Bits64", NOSPLIT, "func(x *float64, table *int64, levels int, missing int64, planes *byte, words int)")
 	ranks(8)
 }
 
-// ranks finds the ranks of all rows. A step to the right is a bit of the rank, the highest first.
+// ranks finds the ranks of 64 rows a word. A step to the right is a bit of the rank, the highest first.
 func ranks(lanes int) {
 	x, table := Load(Param("x"), GP64()), Load(Param("table"), GP64())
 	levels := Load(Param("levels"), GP64())
@@ -273,8 +273,9 @@ func ranks(lanes int) {
 	VPXORQ(zero, zero, zero)
 	positive := s.all(1<<(8*s.width()-1) - 1)
 	s.one = s.all(1)
+	words := Load(Param("words"), GP64())
 	end := GP64()
-	LEAQ(Mem{Base: to, Disp: word}, end)
+	LEAQ(Mem{Base: to, Index: words, Scale: 8}, end)
 	for n := 1; n <= 8; n++ {
 		CMPQ(levels, U8(n))
 		JEQ(LabelRef(fmt.Sprintf("levels%d", n)))

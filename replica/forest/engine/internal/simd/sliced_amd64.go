@@ -14,9 +14,9 @@ func Circuit256(words *byte, gates *uint16, n int, free int)
 
 func Above(planes *byte, levels int, scratch *byte, answers *byte, n int)
 
-func Bits32(x *float32, table *int32, levels int, missing int32, planes *byte)
+func Bits32(x *float32, table *int32, levels int, missing int32, planes *byte, words int)
 
-func Bits64(x *float64, table *int64, levels int, missing int64, planes *byte)
+func Bits64(x *float64, table *int64, levels int, missing int64, planes *byte, words int)
 
 func Transpose32(rows *uint32, stride int, values int, columns *uint32)
 

@@ -5187,9 +5187,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func Bits32(x *float32, table *int32, levels int, missing int32, planes *byte)
+// func Bits32(x *float32, table *int32, levels int, missing int32, planes *byte, words int)
 // Requires: AVX, AVX512F
-TEXT ·Bits32(SB), NOSPLIT, $0-40
+TEXT ·Bits32(SB), NOSPLIT, $0-48
 	MOVQ         x+0(FP), AX
 	MOVQ         table+8(FP), CX
 	MOVQ         levels+16(FP), DX
@@ -5201,7 +5201,8 @@ TEXT ·Bits32(SB), NOSPLIT, $0-40
 	VPBROADCASTD SI, Z2
 	MOVL         $0x00000001, SI
 	VPBROADCASTD SI, Z3
-	LEAQ         64(BX), SI
+	MOVQ         words+40(FP), SI
+	LEAQ         (BX)(SI*8), SI
 	CMPQ         DX, $0x01
 	JEQ          levels1
 	CMPQ         DX, $0x02
@@ -5578,9 +5579,9 @@ rows8:
 	VZEROUPPER
 	RET
 
-// func Bits64(x *float64, table *int64, levels int, missing int64, planes *byte)
+// func Bits64(x *float64, table *int64, levels int, missing int64, planes *byte, words int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·Bits64(SB), NOSPLIT, $0-40
+TEXT ·Bits64(SB), NOSPLIT, $0-48
 	MOVQ         x+0(FP), AX
 	MOVQ         table+8(FP), CX
 	MOVQ         levels+16(FP), DX
@@ -5592,7 +5593,8 @@ TEXT ·Bits64(SB), NOSPLIT, $0-40
 	VPBROADCASTQ SI, Z2
 	MOVQ         $0x0000000000000001, SI
 	VPBROADCASTQ SI, Z3
-	LEAQ         64(BX), SI
+	MOVQ         words+40(FP), SI
+	LEAQ         (BX)(SI*8), SI
 	CMPQ         DX, $0x01
 	JEQ          levels1
 	CMPQ         DX, $0x02
