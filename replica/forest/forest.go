@@ -82,12 +82,35 @@ func Open(path string) (*Model, error) {
 
 // New makes a Model of a valid canonical one, whose arrays must not change.
 func New(m *model.Model) *Model {
-	e := engine.New(&m.Forest)
-	return &Model{m, e, engine.Of[float32](e), engine.Of[float64](e), allowance{m.Meta.Missing, m.Meta.Infinite}}
+	ready, err := newModel(m, Options{})
+	if err != nil {
+		panic(err) // no options, no error
+	}
+	return ready
 }
 
-// Prepare does the work, some tens of nanoseconds a node, that the first Predict would otherwise have to wait for. It
-// takes 8 bytes of memory a node.
+func newModel(m *model.Model, o Options) (*Model, error) {
+	e, err := engine.New(&m.Forest, o)
+	if err != nil {
+		return nil, err
+	}
+	return &Model{m, e, engine.Of[float32](e), engine.Of[float64](e), allowance{m.Meta.Missing, m.Meta.Infinite}}, nil
+}
+
+// Options say how a model is evaluated: by which kernel, on how many threads. The answers do not depend on them.
+type Options = engine.Options
+
+// With is the model evaluated otherwise. It shares the arrays of m. Its error wraps engine.ErrKernel.
+func (m *Model) With(o Options) (*Model, error) { return newModel(m.m, o) }
+
+// Plan says which kernels evaluate a batch of so many rows.
+func (m *Model) Plan(rows int) []engine.Step { return m.engine.Plan(rows) }
+
+// Shares says for each kernel that is used how it evaluates the trees.
+func (m *Model) Shares() map[string][]engine.Share { return m.engine.Shares() }
+
+// Prepare does the work, some tens of nanoseconds a node, that the first Predict would otherwise have to wait for.
+// Bytes tells what memory that takes: about 8 bytes a node of a deep forest.
 func (m *Model) Prepare() { m.engine.Prepare() }
 
 // Rounds is the model of the boosting rounds from first to last, without last, or of these trees of a random forest.
@@ -98,7 +121,7 @@ func (m *Model) Rounds(first, last int) (*Model, error) {
 	}
 	part := &model.Model{Meta: m.m.Meta, Forest: m.m.Forest.Slice(first, last)}
 	part.Meta.Best = 0
-	return New(part), nil
+	return newModel(part, m.engine.Options())
 }
 
 // Canonical is the model's canonical form. It must not be changed.

@@ -95,7 +95,7 @@ func benchCommand() *cobra.Command {
 	f.StringVar(&path, "model", "", "model `FILE`, of any format that Coppice reads")
 	f.StringVar(&cfg.input, "input", "", "`FILE` of rows, .npy, .csv or .parquet")
 	f.StringVar(&batches, "batch", "1,8,64,512,8192", "`ROWS` of a batch, or several of them")
-	f.StringVar(&cfg.kernel, "kernel", "", "`NAME` of a kernel: "+strings.Join(engine.Names, ", ")+" (default the one that is used)")
+	f.StringVar(&cfg.kernel, "kernel", "", "`NAME` of a kernel: "+strings.Join(engine.Names(), ", ")+" (default the one that is used)")
 	f.DurationVar(&cfg.time, "time", 500*time.Millisecond, "how long to measure each batch")
 	f.BoolVar(&js, "json", false, "print JSON, an object a line and batch")
 	return cmd
@@ -116,12 +116,12 @@ func parseBatches(text string) ([]int, error) {
 // bench measures a model's batches, and gives what it measured to each.
 func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg benchConfig, each func(benchLine) error) error {
 	f := &m.Canonical().Forest
-	name, kernel := cfg.kernel, engine.Of[T](engine.New(f))
+	name, kernel := cfg.kernel, engine.ByName[T]("", f)
 	if name == "" {
 		name = "auto"
 	} else if kernel = engine.ByName[T](name, f); kernel == nil {
-		if !slices.Contains(engine.Names, name) {
-			return usageError("--kernel is %q, it can be %s", name, strings.Join(engine.Names, ", "))
+		if !slices.Contains(engine.Names(), name) {
+			return usageError("--kernel is %q, it can be %s", name, strings.Join(engine.Names(), ", "))
 		}
 		return usageError("--kernel: %s is not for this model", name)
 	}

@@ -101,7 +101,7 @@ func addGolden(m *forest.Model, path string) error {
 	}
 	f := &m.Canonical().Forest
 	g := model.Golden{Rows: rows, Margins: make([]float64, len(rows)/m.NumFeatures()*m.NumMargins())}
-	engine.ByName[float64](engine.Names[0], f).Margins(g.Margins, g.Rows, m.NumFeatures())
+	engine.Reference[float64](f).Margins(g.Margins, g.Rows, m.NumFeatures())
 	m.Canonical().Golden = g
 	return nil
 }

@@ -65,7 +65,7 @@ func prove(m *forest.Model) error {
 	}
 	rows := c.Golden.Rows
 	got := make([]float64, len(c.Golden.Margins))
-	for _, name := range engine.Names {
+	for _, name := range engine.Names() {
 		k := engine.ByName[float64](name, &c.Forest)
 		if k == nil || len(rows) == 0 {
 			continue

@@ -75,7 +75,7 @@ func BenchmarkScores(b *testing.B) {
 				dst[i*2+1] /= float64(len(roots))
 			}
 		})
-		for _, name := range Names {
+		for _, name := range Names() {
 			if kernel := ByName[float32](name, f); kernel != nil {
 				run(name, func() { kernel.Margins(dst, rows, features) })
 			}
@@ -153,7 +153,7 @@ func BenchmarkShallow(b *testing.B) {
 		for i := range rows {
 			rows[i] = random.Float32()
 		}
-		for _, name := range Names {
+		for _, name := range Names() {
 			kernel := ByName[float32](name, &f)
 			b.Run(fmt.Sprintf("rows=%d/%s", n, name), func(b *testing.B) {
 				for b.Loop() {

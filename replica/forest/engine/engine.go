@@ -1,17 +1,27 @@
 // Package engine evaluates forests. Every kernel gives the same bits as the scalar one, which is the
 // reference:
 //
-//	scalar.go    one row, one tree, on the canonical nodes: every forest
-//	plain.go     the same for float32 thresholds and nothing else
-//	lanes.go     eight walks at a time, on small nodes of its own: all but linear leaves and many sets
-//	bitslice.go  64 rows at a time, a bit each: trees of up to 256 leaves; circuit.go those of any shape
-//	columns.go   what the last two compare: whole numbers, worked out once a row
+//	scalar.go   one row, one tree, on the canonical nodes: every forest
+//	plain.go    the same for float32 thresholds and nothing else
+//	lanes.go    many walks at a time, on small nodes of its own: all but linear leaves and many sets
+//	sliced.go   blocks of up to 512 rows, a bit each; circuit.go has trees of any shape
+//	narrow.go   the same for 64 rows, eight trees side by side
 //
-// An Engine uses the last of them that takes the forest and the batch.
+// What several of them compare are whole numbers that are worked out once a row: columns.go has them, and ranks.go
+// their ranks of a byte. Their inner loops are in Go, and for some processors in assembly beside it (cpu.go,
+// internal/simd).
+//
+// An Engine uses for each batch the kernel that costs the least, by what their steps were measured to take (cost.go).
 package engine
 
 import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
+	"unsafe"
 
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
@@ -29,37 +39,239 @@ type Kernel[T Row] interface {
 	Leaves(dst []int64, rows []T, features int)
 }
 
+// layout is a forest as a kernel wants it.
+type layout interface {
+	// kernels are for rows of both types.
+	kernels() (Kernel[float32], Kernel[float64])
+	// bytes is what the layout takes besides the forest.
+	bytes() int
+	// cost is about how long the margins of some rows take, in nanoseconds.
+	cost(rows int) float64
+	// shares says which trees are evaluated how.
+	shares() []Share
+}
+
+// The kernels, the reference first. Each makes its layout of a forest, or gives nil when the forest is not one for it,
+// or the processor.
+var list = []struct {
+	name string
+	lay  func(p *parts) layout
+}{
+	{"scalar", func(p *parts) layout { return scalarForest{p.f} }},
+	{"plain", func(p *parts) layout { return orNil(newPlainForest(p.f)) }},
+	{"lanes", func(p *parts) layout { return orNil(p.lanes()) }},
+	{"sliced", func(p *parts) layout { return orNil(newSlicedForest(p.lanes(), highest)) }},
+	{"narrow", func(p *parts) layout { return orNil(newNarrowForest(p.lanes())) }},
+}
+
+// orNil makes no layout of a pointer that is nil.
+func orNil[L any, P interface {
+	*L
+	layout
+}](p P) layout {
+	if p == nil {
+		return nil
+	}
+	return p
+}
+
+// parts are what the layouts of a forest share.
+type parts struct {
+	f     *model.Forest
+	done  bool
+	walks *laneForest
+}
+
+func (p *parts) lanes() *laneForest {
+	if !p.done {
+		p.walks, p.done = newLaneForest(p.f), true
+	}
+	return p.walks
+}
+
+// Names lists the kernels, the reference first.
+func Names() []string {
+	var names []string
+	for _, k := range list {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// ErrKernel is wrapped by the error about a kernel that there is not, or not for a forest.
+var ErrKernel = errors.New("no such kernel")
+
+// Options say how an engine works. The zero value is what is best for one caller at a time.
+type Options struct {
+	// Kernel is the name of the only kernel to use. Empty: those that cost the least.
+	Kernel string
+	// Threads is how many a batch of many rows is split over, at most. 0: as many as Go uses, GOMAXPROCS. The answers
+	// do not depend on it.
+	Threads int
+}
+
 // Engine evaluates a forest by the kernels that are the fastest for it.
 type Engine struct {
-	f      *model.Forest
-	once   sync.Once
-	lanes  *laneForest // nil when the forest is not one for it
-	sliced *slicedForest
+	f       *model.Forest
+	options Options
+	forced  layout // of the only kernel
+	once    sync.Once
+	names   []string // of the kernels that are used
+	layouts []layout
+	of32    []Kernel[float32]
+	of64    []Kernel[float64]
+	best    [maxRows + 1]uint8 // the kernel for as many rows, and the last one for more
+	split   int                // rows from which on threads share them
+	pool32  sync.Pool
+	pool64  sync.Pool
 }
 
 // New makes the engine of a forest. It does no work before Prepare, so that a forest that lies in a file is open at
-// once.
-func New(f *model.Forest) *Engine { return &Engine{f: f} }
+// once. An error wraps ErrKernel.
+func New(f *model.Forest, o Options) (*Engine, error) {
+	var forced layout
+	if o.Kernel != "" {
+		if !slices.Contains(Names(), o.Kernel) {
+			return nil, fmt.Errorf("%w: %q, there are %s", ErrKernel, o.Kernel, strings.Join(Names(), ", "))
+		}
+		if forced = layoutOf(&parts{f: f}, o.Kernel); forced == nil {
+			return nil, fmt.Errorf("%w: %s is not for this model, or not for this processor", ErrKernel, o.Kernel)
+		}
+	}
+	if o.Threads == 0 {
+		o.Threads = runtime.GOMAXPROCS(0)
+	}
+	return &Engine{f: f, options: o, forced: forced}, nil
+}
+
+// Options are those that it was made with.
+func (e *Engine) Options() Options { return e.options }
+
+func layoutOf(p *parts, name string) layout {
+	for _, k := range list {
+		if k.name == name {
+			return k.lay(p)
+		}
+	}
+	return nil
+}
 
 // Prepare lays out what the kernels need; without it, the first call of Margins does.
-func (e *Engine) Prepare() {
-	e.once.Do(func() {
-		e.lanes = newLaneForest(e.f)
-		e.sliced = newSlicedForest(e.lanes, highest)
-	})
+func (e *Engine) Prepare() { e.once.Do(e.prepare) }
+
+func (e *Engine) prepare() {
+	var names []string
+	var layouts []layout
+	p := &parts{f: e.f}
+	if e.forced != nil {
+		names, layouts = []string{e.options.Kernel}, []layout{e.forced}
+	}
+	for _, k := range list {
+		if e.forced != nil {
+			break
+		}
+		if l := k.lay(p); l != nil {
+			names, layouts = append(names, k.name), append(layouts, l)
+		}
+	}
+	index := map[int]uint8{} // of layouts: those that are the best for some batch stay
+	for rows := range e.best {
+		best := 0
+		for i := range layouts {
+			if layouts[i].cost(max(rows, 1)) < layouts[best].cost(max(rows, 1)) {
+				best = i
+			}
+		}
+		at, ok := index[best]
+		if !ok {
+			at = uint8(len(e.layouts))
+			index[best] = at
+			k32, k64 := layouts[best].kernels()
+			e.names, e.layouts = append(e.names, names[best]), append(e.layouts, layouts[best])
+			e.of32, e.of64 = append(e.of32, k32), append(e.of64, k64)
+		}
+		e.best[rows] = at
+	}
+	for e.split = 2 * maxRows; e.split < mostSplit && e.cost(e.split) < splitCost; {
+		e.split *= 2
+	}
+	e.pool32.New, e.pool64.New = newSharing[float32], newSharing[float64]
+}
+
+// cost is about how long a batch takes on one thread, in nanoseconds.
+func (e *Engine) cost(rows int) float64 {
+	cost := 0.0
+	for _, s := range e.steps(rows) {
+		cost += e.layouts[s.kernel].cost(s.rows)
+	}
+	return cost
+}
+
+// step is a part of a batch.
+type step struct {
+	kernel uint8
+	rows   int
+}
+
+// step is the first step of as many rows: those of whole blocks, and then the rest.
+func (e *Engine) step(rows int) step {
+	if rows < maxRows {
+		return step{e.best[rows], rows}
+	}
+	return step{e.best[maxRows], rows / maxRows * maxRows}
+}
+
+func (e *Engine) steps(rows int) []step {
+	var steps []step
+	for rows > 0 {
+		s := e.step(rows)
+		steps = append(steps, s)
+		rows -= s.rows
+	}
+	return steps
 }
 
 // Bytes is the size of what Prepare made or, since it has to know, makes now.
 func (e *Engine) Bytes() int {
 	e.Prepare()
 	n := 0
-	if e.lanes != nil {
-		n += e.lanes.bytes()
-	}
-	if e.sliced != nil {
-		n += e.sliced.bytes()
+	for _, l := range e.layouts {
+		n += l.bytes()
 	}
 	return n
+}
+
+// Share says how some trees of a forest are evaluated by a kernel.
+type Share struct {
+	Trees int    `json:"trees"`
+	How   string `json:"how"`
+}
+
+// Step is a part of a batch that one kernel evaluates.
+type Step struct {
+	Kernel string  `json:"kernel"`
+	Rows   int     `json:"rows"`
+	Cost   float64 `json:"expected_ns"` // by the cost model, on one thread
+}
+
+// Plan says which kernels evaluate a batch.
+func (e *Engine) Plan(rows int) []Step {
+	e.Prepare()
+	var plan []Step
+	for _, s := range e.steps(rows) {
+		plan = append(plan, Step{e.names[s.kernel], s.rows, e.layouts[s.kernel].cost(s.rows)})
+	}
+	return plan
+}
+
+// Shares says for each kernel that is used how it evaluates the trees.
+func (e *Engine) Shares() map[string][]Share {
+	e.Prepare()
+	shares := map[string][]Share{}
+	for i, l := range e.layouts {
+		shares[e.names[i]] = l.shares()
+	}
+	return shares
 }
 
 // Of is an engine's kernel for rows of a type.
@@ -69,18 +281,47 @@ type used[T Row] struct{ e *Engine }
 
 func (u used[T]) Margins(dst []float64, rows []T, features int) {
 	u.e.Prepare()
-	switch {
-	case u.e.sliced != nil:
-		sliced[T]{u.e.sliced}.Margins(dst, rows, features)
-	case u.e.lanes != nil:
-		lanes[T]{u.e.lanes}.Margins(dst, rows, features)
-	default:
-		walker[T](u.e.f).Margins(dst, rows, features)
+	if u.e.options.Threads > 1 && len(rows) >= u.e.split*features {
+		share(u.e, dst, nil, rows, features)
+		return
 	}
+	u.margins(dst, rows, features)
 }
 
 func (u used[T]) Leaves(dst []int64, rows []T, features int) {
-	walker[T](u.e.f).Leaves(dst, rows, features)
+	u.e.Prepare()
+	if u.e.options.Threads > 1 && len(rows) >= u.e.split*features {
+		share(u.e, nil, dst, rows, features)
+		return
+	}
+	u.leaves(dst, rows, features)
+}
+
+// margins does it on this thread.
+func (u used[T]) margins(dst []float64, rows []T, features int) {
+	kernels, outputs := kernelsOf[T](u.e), u.e.f.Outputs
+	for n := len(rows) / features; n > 0; {
+		s := u.e.step(n)
+		kernels[s.kernel].Margins(dst[:s.rows*outputs], rows[:s.rows*features], features)
+		rows, dst, n = rows[s.rows*features:], dst[s.rows*outputs:], n-s.rows
+	}
+}
+
+func (u used[T]) leaves(dst []int64, rows []T, features int) {
+	kernels, trees := kernelsOf[T](u.e), u.e.f.NumTrees()
+	for n := len(rows) / features; n > 0; {
+		s := u.e.step(n)
+		kernels[s.kernel].Leaves(dst[:s.rows*trees], rows[:s.rows*features], features)
+		rows, dst, n = rows[s.rows*features:], dst[s.rows*trees:], n-s.rows
+	}
+}
+
+// kernelsOf are an engine's kernels for rows of a type.
+func kernelsOf[T Row](e *Engine) []Kernel[T] {
+	if unsafe.Sizeof(*new(T)) == 4 {
+		return *(*[]Kernel[T])(unsafe.Pointer(&e.of32))
+	}
+	return *(*[]Kernel[T])(unsafe.Pointer(&e.of64))
 }
 
 // walker is the fastest kernel that walks on the canonical nodes.
@@ -91,28 +332,14 @@ func walker[T Row](f *model.Forest) Kernel[T] {
 	return scalar[T]{f}
 }
 
-// Names lists the kernels, the reference first.
-var Names = []string{"scalar", "plain", "lanes", "sliced", "narrow"}
+// Reference is the simplest kernel, which takes every forest and lays nothing out.
+func Reference[T Row](f *model.Forest) Kernel[T] { return scalar[T]{f} }
 
-// ByName makes the kernel with a name, or nil when the forest is not one for it.
+// ByName makes the kernel with a name, or nil when the forest is not one for it. Without a name it is an engine's.
 func ByName[T Row](name string, f *model.Forest) Kernel[T] {
-	switch {
-	case name == "scalar":
-		return scalar[T]{f}
-	case name == "plain" && plain(f):
-		return plainScalar[T]{scalar[T]{f}}
-	case name == "lanes":
-		if l := newLaneForest(f); l != nil {
-			return lanes[T]{l}
-		}
-	case name == "sliced":
-		if w := newSlicedForest(newLaneForest(f), highest); w != nil {
-			return sliced[T]{w}
-		}
-	case name == "narrow":
-		if w := newNarrowForest(newLaneForest(f)); w != nil {
-			return narrow[T]{w}
-		}
+	e, err := New(f, Options{Kernel: name, Threads: 1})
+	if err != nil {
+		return nil
 	}
-	return nil
+	return Of[T](e)
 }

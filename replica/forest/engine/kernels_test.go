@@ -12,15 +12,24 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
-// kernelsOf are all kernels that take a forest, by their names, and the one that is used.
-func kernelsOf[T Row](f *model.Forest) map[string]Kernel[T] {
-	kernels := map[string]Kernel[T]{"the one that is used": Of[T](New(f))}
-	for _, name := range Names {
+// allKernels are all kernels that take a forest, by their names, and the one that is used.
+func allKernels[T Row](f *model.Forest) map[string]Kernel[T] {
+	kernels := map[string]Kernel[T]{"the one that is used": Of[T](mustNew(f))}
+	for _, name := range Names() {
 		if k := ByName[T](name, f); k != nil {
 			kernels[name] = k
 		}
 	}
 	return kernels
+}
+
+// mustNew is the engine that picks.
+func mustNew(f *model.Forest) *Engine {
+	e, err := New(f, Options{})
+	if err != nil {
+		panic(err)
+	}
+	return e
 }
 
 // TestKernels compares every kernel with the textbook, bit by bit, on forests of all styles and sizes, and on rows of
@@ -50,17 +59,17 @@ func testKernels(t *testing.T, rounds int) {
 		n := []int{0, 1, 2, 7, 8, 9, 31, 33, 64, random.IntN(301)}[random.IntN(10)]
 		rows := drawRows(random, n, features)
 		want, wantLeaves := book.evaluate(rows, features)
-		for name, k := range kernelsOf[float64](f) {
+		for name, k := range allKernels[float64](f) {
 			taken[name]++
 			check(t, fmt.Sprintf("seed %d, %s of float64", seed, name), k, rows, features, want, wantLeaves)
 		}
 		rows32 := toFloat32(rows)
 		want, wantLeaves = book.evaluate(toFloat64(rows32), features)
-		for name, k := range kernelsOf[float32](f) {
+		for name, k := range allKernels[float32](f) {
 			check(t, fmt.Sprintf("seed %d, %s of float32", seed, name), k, rows32, features, want, wantLeaves)
 		}
 	}
-	for _, name := range Names {
+	for _, name := range Names() {
 		if taken[name] == 0 && (highest == levelVBMI || name != "narrow") {
 			t.Errorf("%s took no forest", name)
 		}
@@ -124,7 +133,7 @@ func TestSlice(t *testing.T) {
 					}
 				}
 			}
-			for name, k := range kernelsOf[float64](&sliced) {
+			for name, k := range allKernels[float64](&sliced) {
 				check(t, fmt.Sprintf("seed %d, rounds %v, %s", seed, part, name), k, rows, features, want, wantLeaves)
 			}
 		}
@@ -144,7 +153,7 @@ func TestManyLeaves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := New(&f)
+	e := mustNew(&f)
 	if n := e.Bytes(); n > 20*trees {
 		t.Errorf("%d bytes for %d trees", n, trees)
 	}
@@ -170,11 +179,11 @@ func TestBatches(t *testing.T) {
 	f, _ := draw(t, random, plainStyle(outputs), 20, 8, features)
 	rows := toFloat32(drawRows(random, n, features))
 	whole := make([]float64, n*outputs)
-	Of[float32](New(f)).Margins(whole, rows, features)
+	Of[float32](mustNew(f)).Margins(whole, rows, features)
 	for _, size := range []int{1, 3, 8, 50} {
 		part := make([]float64, size*outputs)
 		for i := 0; i+size <= n; i += size {
-			Of[float32](New(f)).Margins(part, rows[i*features:(i+size)*features], features)
+			Of[float32](mustNew(f)).Margins(part, rows[i*features:(i+size)*features], features)
 			for o, v := range part {
 				if math.Float64bits(v) != math.Float64bits(whole[i*outputs+o]) {
 					t.Fatalf("batches of %d, row %d: %v, in one batch %v", size, i, v, whole[i*outputs+o])
@@ -191,7 +200,7 @@ func TestConcurrent(t *testing.T) {
 	f, book := draw(t, random, plainStyle(2), 20, 8, features)
 	rows := toFloat32(drawRows(random, n, features))
 	want, wantLeaves := book.evaluate(toFloat64(rows), features)
-	for name, kernel := range kernelsOf[float32](f) {
+	for name, kernel := range allKernels[float32](f) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
@@ -235,7 +244,7 @@ func TestReference(t *testing.T) {
 		{[]float32{nan, 9}, 10, 1},
 		{[]float32{2, nan}, 30, 4},
 	} {
-		for name, k := range kernelsOf[float32](&f) {
+		for name, k := range allKernels[float32](&f) {
 			var got [1]float64
 			var leaves [2]int64
 			k.Margins(got[:], tt.row, 2)
@@ -259,7 +268,7 @@ func TestAllocations(t *testing.T) {
 		}
 		f, _ := draw(t, random, s, 10, 6, 5)
 		rows, dst, leaves := drawRows(random, 20, 5), make([]float64, 60), make([]int64, 200)
-		for name, kernel := range kernelsOf[float64](f) {
+		for name, kernel := range allKernels[float64](f) {
 			if n := testing.AllocsPerRun(10, func() {
 				kernel.Margins(dst, rows, 5)
 				kernel.Leaves(leaves, rows, 5)

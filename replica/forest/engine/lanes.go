@@ -265,3 +265,13 @@ func (w *laneForest) add(t int, at uint32, out []float64) {
 func (w lanes[T]) Leaves(dst []int64, rows []T, features int) {
 	walker[T](w.f).Leaves(dst, rows, features)
 }
+
+func (w *laneForest) kernels() (Kernel[float32], Kernel[float64]) {
+	return lanes[float32]{w}, lanes[float64]{w}
+}
+
+func (w *laneForest) cost(rows int) float64 {
+	return float64(rows) * (10*float64(len(w.columns)) + meanSteps(w.f)*laneStep)
+}
+
+func (w *laneForest) shares() []Share { return []Share{{w.f.NumTrees(), "walked, several at a time"}} }

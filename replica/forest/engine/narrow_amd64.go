@@ -11,7 +11,8 @@ type narrow[T Row] struct{ *narrowForest }
 // narrowForest is a forest as narrow evaluates it.
 type narrowForest struct {
 	*slicedForest
-	runs [][]run // of each section
+	runs   [][]run // of each section
+	narrow float64 // cost of a block
 }
 
 // run are trees that add to the same output.
@@ -19,7 +20,8 @@ type run struct {
 	output int
 	heaps  []uint16 // of groups of eight trees: the children of each split of all eight, before the next split's
 	tables []byte   // of each tree: the first byte of all values, then the second, and so on
-	tree   int      // in the section: the only one, when there are no heaps
+	trees  int
+	tree   int // in the section: the only one, when there are no heaps
 }
 
 const (
@@ -68,6 +70,7 @@ func newNarrowForest(l *laneForest) *narrowForest {
 	if 2*grouped < w.f.NumTrees() {
 		return nil
 	}
+	w.narrow = w.narrowCost()
 	return w
 }
 
@@ -78,7 +81,7 @@ func (w *narrowForest) group(sec *section, output int, trees []int) run {
 	if w.f.Single {
 		bytes = 4
 	}
-	r := run{output: output, heaps: make([]uint16, n*groupTrees<<groupDepth), tables: make([]byte, n*groupTrees*64*bytes)}
+	r := run{output: output, trees: len(trees), heaps: make([]uint16, n*groupTrees<<groupDepth), tables: make([]byte, n*groupTrees*64*bytes)}
 	for i := range n * groupTrees {
 		heap := r.heaps[i/groupTrees*groupTrees<<groupDepth:]
 		table := r.tables[i*64*bytes:][:64*bytes]
@@ -103,6 +106,47 @@ func (w *narrowForest) group(sec *section, output int, trees []int) run {
 		t.tables = nil
 	}
 	return r
+}
+
+func (w *narrowForest) kernels() (Kernel[float32], Kernel[float64]) {
+	return narrow[float32]{w}, narrow[float64]{w}
+}
+
+func (w *narrowForest) cost(rows int) float64 {
+	blocks := float64((rows + w.rows - 1) / w.rows)
+	return blocks*w.narrow + float64(rows)*costOf[levelGo].output
+}
+
+// narrowCost is what a block costs, besides its rows.
+func (w *narrowForest) narrowCost() float64 {
+	asks, c := costOf[levelVBMI], costOf[levelGo]
+	cost := 0.0
+	for i := range w.sections {
+		s := &w.sections[i]
+		cost += float64(len(s.pieces))*narrowPiece + float64(s.free)*asks.ask
+		for k := range w.runs[i] {
+			if r := &w.runs[i][k]; r.heaps != nil {
+				cost += float64(len(r.heaps)/(groupTrees<<groupDepth)) * narrowGroup
+			} else {
+				cost += w.treeCost(c, &s.trees[r.tree])
+			}
+		}
+	}
+	return cost
+}
+
+func (w *narrowForest) shares() []Share {
+	n := map[string]int{}
+	for i := range w.sections {
+		for k := range w.runs[i] {
+			if r := &w.runs[i][k]; r.heaps != nil {
+				n["heaps of up to 6 levels, eight side by side"] += r.trees
+			} else {
+				n["sliced one by one"]++
+			}
+		}
+	}
+	return sharesOf(n)
 }
 
 func (w *narrowForest) bytes() int {

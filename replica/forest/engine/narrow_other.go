@@ -5,12 +5,12 @@ package engine
 // narrowForest is of AVX-512 alone.
 type narrowForest struct{}
 
-type narrow[T Row] struct{ *narrowForest }
-
 func newNarrowForest(*laneForest) *narrowForest { return nil }
 
 func (*narrowForest) bytes() int { return 0 }
 
-func (narrow[T]) Margins([]float64, []T, int) {}
+func (*narrowForest) kernels() (Kernel[float32], Kernel[float64]) { return nil, nil }
 
-func (narrow[T]) Leaves([]int64, []T, int) {}
+func (*narrowForest) cost(int) float64 { return 0 }
+
+func (*narrowForest) shares() []Share { return nil }

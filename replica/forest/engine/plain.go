@@ -48,3 +48,20 @@ func plainWalk[T Row](f *model.Forest, t int, row []T) place {
 	}
 	return place{leaf: int(tree.Leaf + l), node: int(k + l)}
 }
+
+// plainForest is a forest as it is, whose splits do no more than compare.
+type plainForest struct{ scalarForest }
+
+// newPlainForest gives nil when a forest is not one.
+func newPlainForest(f *model.Forest) *plainForest {
+	if !plain(f) {
+		return nil
+	}
+	return &plainForest{scalarForest{f}}
+}
+
+func (w *plainForest) kernels() (Kernel[float32], Kernel[float64]) {
+	return plainScalar[float32]{scalar[float32]{w.f}}, plainScalar[float64]{scalar[float64]{w.f}}
+}
+
+func (w *plainForest) cost(rows int) float64 { return float64(rows) * meanSteps(w.f) * plainStep }

@@ -163,3 +163,18 @@ func in(set []uint32, how model.Categories, x float64) bool {
 	}
 	return set[c/32]>>(c%32)&1 != 0
 }
+
+// scalarForest is a forest as it is.
+type scalarForest struct{ f *model.Forest }
+
+func (w scalarForest) kernels() (Kernel[float32], Kernel[float64]) {
+	return scalar[float32]{w.f}, scalar[float64]{w.f}
+}
+
+func (scalarForest) bytes() int { return 0 }
+
+func (w scalarForest) cost(rows int) float64 { return float64(rows) * meanSteps(w.f) * scalarStep }
+
+func (w scalarForest) shares() []Share {
+	return []Share{{w.f.NumTrees(), "walked on the canonical nodes"}}
+}

@@ -1,9 +1,12 @@
 package engine
 
 import (
+	"cmp"
+	"fmt"
 	"math"
 	"math/bits"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/coppice-mesh/coppice/replica/forest/model"
@@ -27,7 +30,9 @@ type slicedForest struct {
 	rows     int  // of a block
 	slices   int  // that one call needs
 	heaps    int  // the depth up to which all trees are heaps
-	walks    bool // whether there are such trees
+	walks    bool // whether there are trees that are walked on
+	deep     int  // about how many steps such a walk has
+	block    float64
 	scratch  sync.Pool
 }
 
@@ -111,6 +116,8 @@ func laySlices(l *laneForest, level, asks level, heaps int) *slicedForest {
 		w.lay(&s, a, shapes)
 		w.sections = append(w.sections, s)
 	}
+	w.deep = int(meanSteps(f)) / max(f.NumTrees(), 1)
+	w.block = w.blockCost()
 	w.scratch.New = func() any { return w.newScratch() }
 	return w
 }
@@ -329,6 +336,78 @@ func (w *slicedForest) bytes() int {
 		}
 	}
 	return n
+}
+
+func (w *slicedForest) kernels() (Kernel[float32], Kernel[float64]) {
+	return sliced[float32]{w}, sliced[float64]{w}
+}
+
+func (w *slicedForest) cost(rows int) float64 {
+	blocks := float64((rows + w.rows - 1) / w.rows)
+	return blocks*w.block + float64(rows*w.f.Outputs)*costOf[w.level].output
+}
+
+// blockCost is what a block costs, besides its rows.
+func (w *slicedForest) blockCost() float64 {
+	asks, c := costOf[w.asks], costOf[w.level]
+	cost := 0.0
+	for i := range w.sections {
+		s := &w.sections[i]
+		cost += float64(len(s.pieces))*asks.piece + float64(s.free)*asks.ask
+		for k := range s.trees {
+			cost += w.treeCost(c, &s.trees[k])
+		}
+	}
+	return cost
+}
+
+func (w *slicedForest) treeCost(c costs, t *slicedTree) float64 {
+	cost := 0.0
+	if t.circuit != nil {
+		cost += float64(len(t.circuit.gates)) * c.gate
+	} else {
+		cost += float64(len(t.heap)) * c.split
+	}
+	add := c.add64
+	if w.f.Single {
+		add = c.add32
+	}
+	if t.bits > 6 {
+		add *= c.large
+	}
+	if t.exits != nil {
+		return cost + add + float64(w.rows)*(float64(max(1, w.deep-topDepth))*laneStep+2)
+	}
+	return cost + add*float64(w.f.Width)
+}
+
+func (w *slicedForest) shares() []Share {
+	n := map[string]int{}
+	for i := range w.sections {
+		for k := range w.sections[i].trees {
+			switch t := &w.sections[i].trees[k]; {
+			case t.exits != nil:
+				n[fmt.Sprintf("the top %d levels sliced, then walked", topDepth)]++
+			case t.circuit != nil:
+				n["sliced as circuits"]++
+			default:
+				n[fmt.Sprintf("sliced as heaps of %d levels", t.bits)]++
+			}
+		}
+	}
+	return sharesOf(n)
+}
+
+// sharesOf lists shares, the largest first.
+func sharesOf(trees map[string]int) []Share {
+	var shares []Share
+	for how, n := range trees {
+		shares = append(shares, Share{n, how})
+	}
+	slices.SortFunc(shares, func(a, b Share) int {
+		return cmp.Or(b.Trees-a.Trees, strings.Compare(a.How, b.How))
+	})
+	return shares
 }
 
 // slicedScratch is what one call needs.

@@ -47,7 +47,7 @@ func encode(t testing.TB, m *model.Model) []byte {
 
 func scores(m *model.Model, rows []float32) []float64 {
 	out := make([]float64, len(rows)/m.Meta.Features*m.Forest.Outputs)
-	engine.Of[float32](engine.New(&m.Forest)).Margins(out, rows, m.Meta.Features)
+	engine.ByName[float32]("", &m.Forest).Margins(out, rows, m.Meta.Features)
 	return out
 }
 
@@ -436,7 +436,7 @@ func countLeaves(m *model.Model, d *Data) []int {
 		f.LeafIDs[i] = uint32(i)
 	}
 	ids := make([]int64, d.Len())
-	engine.Of[float32](engine.New(&f)).Leaves(ids, d.Rows, d.Features)
+	engine.ByName[float32]("", &f).Leaves(ids, d.Rows, d.Features)
 	counts := make([]int, f.NumLeaves())
 	for _, id := range ids {
 		counts[id]++
@@ -841,7 +841,7 @@ func TestKernels(t *testing.T) {
 		for row := range slices.Chunk(rows, d.Features) {
 			want = append(want, predict(&m.Forest, row)...)
 		}
-		for _, name := range engine.Names {
+		for _, name := range engine.Names() {
 			if engine.ByName[float32](name, &m.Forest) == nil {
 				continue
 			}

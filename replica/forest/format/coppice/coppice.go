@@ -442,7 +442,7 @@ func checkGolden(m *model.Model) error {
 	f, features := &m.Forest, m.Meta.Features
 	n := min(len(m.Golden.Rows)/features, maxGoldenWork/(f.NumTrees()*(f.Depth+f.Width)))
 	got := make([]float64, n*f.Outputs)
-	engine.ByName[float64](engine.Names[0], f).Margins(got, m.Golden.Rows[:n*features], features)
+	engine.Reference[float64](f).Margins(got, m.Golden.Rows[:n*features], features)
 	for i, want := range m.Golden.Margins[:len(got)] {
 		if math.Float64bits(got[i]) != math.Float64bits(want) {
 			return fmt.Errorf("%w: row %d, output %d is %v, the file says %v", ErrGolden, i/f.Outputs, i%f.Outputs, got[i], want)

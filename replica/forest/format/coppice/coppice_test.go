@@ -446,8 +446,8 @@ func decodeAny(t *testing.T, data []byte) {
 		for i := range row {
 			row[i] = v
 		}
-		engine.Of[float32](engine.New(&m.Forest)).Margins(make([]float64, m.Forest.Outputs), row, len(row))
-		engine.Of[float32](engine.New(&m.Forest)).Leaves(make([]int64, m.Forest.NumTrees()), row, len(row))
+		engine.ByName[float32]("", &m.Forest).Margins(make([]float64, m.Forest.Outputs), row, len(row))
+		engine.ByName[float32]("", &m.Forest).Leaves(make([]int64, m.Forest.NumTrees()), row, len(row))
 	}
 }
 

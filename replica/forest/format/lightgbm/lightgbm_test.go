@@ -121,7 +121,7 @@ func TestSmall(t *testing.T) {
 		} {
 			var margin [1]float64
 			var leaves [3]int64
-			k := engine.Of[float64](engine.New(&m.Forest))
+			k := engine.ByName[float64]("", &m.Forest)
 			k.Margins(margin[:], tt.row, 3)
 			k.Leaves(leaves[:], tt.row, 3)
 			if margin[0] != tt.want || leaves != tt.leaves {
@@ -292,7 +292,7 @@ func FuzzImport(f *testing.F) {
 		n := len(rows) / m.Meta.Features
 		want, wantLeaves := make([]float64, n*forest.Outputs), make([]int64, n*forest.NumTrees())
 		got, gotLeaves := make([]float64, len(want)), make([]int64, len(wantLeaves))
-		for i, name := range engine.Names {
+		for i, name := range engine.Names() {
 			k := engine.ByName[float64](name, forest)
 			if k == nil {
 				continue

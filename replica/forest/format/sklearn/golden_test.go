@@ -213,7 +213,7 @@ func checkAnswers(t *testing.T, m *model.Model, rows []float32, scores []float64
 	if n == 0 || len(scores) != n*m.Forest.Outputs || len(leaves) != n*m.Forest.NumTrees() {
 		t.Fatalf("%d rows with %d scores and %d leaves, of %d trees and %d outputs", n, len(scores), len(leaves), m.Forest.NumTrees(), m.Forest.Outputs)
 	}
-	for _, name := range engine.Names {
+	for _, name := range engine.Names() {
 		kernel := engine.ByName[float32](name, &m.Forest)
 		if kernel == nil {
 			continue

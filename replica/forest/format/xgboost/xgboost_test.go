@@ -195,7 +195,7 @@ func checkImport(t *testing.T, data []byte, read func([]byte) (*model.Model, err
 	reference := engine.ByName[float32]("scalar", f)
 	reference.Margins(want, rows, features)
 	reference.Leaves(leaves, rows, features)
-	for _, name := range engine.Names[1:] {
+	for _, name := range engine.Names()[1:] {
 		kernel := engine.ByName[float32](name, f)
 		if kernel == nil {
 			continue

@@ -1,0 +1,47 @@
+package engine
+
+import (
+	"math/bits"
+
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+)
+
+// costs are what the steps of kernels take at a level, in nanoseconds on the processor of docs/performance.md. Only
+// their ratios matter. BenchmarkSteps measures them again.
+type costs struct {
+	row    float64 // of a column of a row that is worked out alone
+	piece  float64 // of a block: to rank its rows
+	ask    float64 // of a block: one question
+	split  float64 // of a block: one split of a heap
+	gate   float64 // of a block: one gate of a circuit
+	add32  float64 // of a block: to look up and add the leaves of one tree, of up to 64 leaves
+	add64  float64 // the same in float64
+	large  float64 // times that, for more leaves
+	output float64 // to write one margin
+}
+
+var costOf = [...]costs{
+	levelGo:     {piece: 500, ask: 1.1, split: 0.9, gate: 1.5, add32: 90, add64: 90, large: 1.3, output: 2},
+	levelAVX2:   {piece: 2600, ask: 4.5, split: 1.2, gate: 1.8, add32: 330, add64: 330, large: 1.2, output: 2},
+	levelAVX512: {piece: 250, ask: 0.6, split: 0.5, gate: 1.2, add32: 280, add64: 400, large: 1.1, output: 2},
+	levelVBMI:   {piece: 250, ask: 0.6, split: 0.5, gate: 1.2, add32: 22, add64: 50, large: 1.9, output: 2},
+}
+
+// The costs of steps that are not those of blocks.
+const (
+	scalarStep  = 4.5 // of a walk on canonical nodes
+	plainStep   = 3
+	laneStep    = 0.8 // of one of many walks in Go
+	narrowPiece = 100 // to rank 64 rows
+	narrowGroup = 230 // to evaluate eight trees of 64 rows
+)
+
+// meanSteps is about how many splits a row passes in all trees: in a tree whose leaves are reached about as often.
+func meanSteps(f *model.Forest) float64 {
+	n := 0.0
+	for t := range f.NumTrees() {
+		splits := int(f.Trees[t+1].Split - f.Trees[t].Split)
+		n += 1.2 * float64(bits.Len(uint(splits)))
+	}
+	return n
+}
