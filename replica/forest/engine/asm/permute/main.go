@@ -1,0 +1,286 @@
+// Command permute generates the loops of the engine's kernel permute: a row's ranks stand in registers, and one
+// permutation brings to every split of a block of a tree the rank that it asks for.
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// The predicates of comparisons.
+const (
+	lessOrEqual = 2
+	unordered   = 3
+	greater     = 6
+)
+
+func main() {
+	ConstraintExpr("!purego")
+	columns()
+	ranks()
+	heaps()
+	heapLeaves()
+	blocks()
+	blockExits()
+	Generate()
+}
+
+// loop repeats body until count, which it brings down by step, is 0 or less.
+func loop(name string, count reg.GPVirtual, step int, body func()) {
+	CMPQ(count, U8(0))
+	JLE(LabelRef(name + "_done"))
+	Label(name)
+	body()
+	SUBQ(U8(step), count)
+	JG(LabelRef(name))
+	Label(name + "_done")
+}
+
+// all32 has a number in all lanes.
+func all32(v uint32) reg.VecVirtual {
+	r, z := GP32(), ZMM()
+	MOVL(U32(v), r)
+	VPBROADCASTD(r, z)
+	return z
+}
+
+func all64(v uint64) reg.VecVirtual {
+	r, z := GP64(), ZMM()
+	MOVQ(U64(v), r)
+	VPBROADCASTQ(r, z)
+	return z
+}
+
+func columns() {
+	TEXT("PermuteColumns", NOSPLIT, "func(dst *int32, row *float32, feature, missing *int32, zero *float32, n int)")
+	Doc("PermuteColumns writes, for n columns, the place of a row's value in the order of all float32: missing for NaN",
+		"and for what is not farther from 0 than zero. All but the row have room for a multiple of 16 columns.")
+	dst, row := Load(Param("dst"), GP64()), Load(Param("row"), GP64())
+	feature, missing := Load(Param("feature"), GP64()), Load(Param("missing"), GP64())
+	zero, n := Load(Param("zero"), GP64()), Load(Param("n"), GP64()).(reg.GPVirtual)
+	positive, zeros := all32(1<<31-1), ZMM()
+	VPXORD(zeros, zeros, zeros)
+	loop("columns", n, 16, func() {
+		// As many ones as there are columns, 16 at most.
+		some, ones, full := K(), GP64(), GP64()
+		MOVQ(U64(16), full)
+		CMPQ(n, full)
+		CMOVQLT(n, full)
+		MOVQ(I32(-1), ones)
+		BZHIQ(full, ones, ones)
+		KMOVW(ones.As32(), some)
+		at, v := ZMM(), ZMM()
+		VMOVDQU32(Mem{Base: feature}, at)
+		VPXORD(v, v, v)
+		VGATHERDPS(Mem{Base: row, Index: at, Scale: 4}, some, v)
+		VADDPS(zeros, v, v) // -0 + 0 is 0
+		absolute, nan, near := ZMM(), K(), K()
+		VPANDD(positive, v, absolute)
+		VCMPPS(U8(unordered), v, v, nan)
+		VCMPPS(U8(lessOrEqual), Mem{Base: zero}, absolute, near)
+		KORW(nan, near, near)
+		flip := ZMM()
+		VPSRAD(U8(31), v, flip)
+		VPANDD(positive, flip, flip)
+		VPXORD(flip, v, v)
+		VMOVDQU32(Mem{Base: missing}, near, v)
+		VMOVDQU32(v, Mem{Base: dst})
+		for _, p := range []reg.Register{dst, feature, missing, zero} {
+			ADDQ(U8(64), p)
+		}
+	})
+	VZEROUPPER()
+	RET()
+}
+
+func ranks() {
+	TEXT("PermuteRanks", NOSPLIT, "func(dst *byte, columns *int32, pieces *[2]uint32, keys *int32, n int)")
+	Doc("PermuteRanks writes n ranks. A piece is a column and where its keys begin: first each sixteenth, at most 16,",
+		"and then all, filled up with the largest number to more than there are, by sixteens.")
+	dst, columns := Load(Param("dst"), GP64()), Load(Param("columns"), GP64())
+	pieces, keys := Load(Param("pieces"), GP64()), Load(Param("keys"), GP64())
+	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	loop("ranks", n, 1, func() {
+		column, at, v := GP64(), GP64(), ZMM()
+		MOVL(Mem{Base: pieces}, column.As32())
+		MOVL(Mem{Base: pieces, Disp: 4}, at.As32())
+		VPBROADCASTD(Mem{Base: columns, Index: column, Scale: 4}, v)
+		LEAQ(Mem{Base: keys, Index: at, Scale: 4}, at)
+		k, high, low := K(), GP64(), GP64()
+		VPCMPD(U8(greater), Mem{Base: at}, v, k)
+		KMOVW(k, high.As32())
+		POPCNTL(high.As32(), high.As32())
+		SHLQ(U8(4), high)
+		VPCMPD(U8(greater), Mem{Base: at, Index: high, Scale: 4, Disp: 64}, v, k)
+		KMOVW(k, low.As32())
+		POPCNTL(low.As32(), low.As32())
+		ADDL(high.As32(), low.As32())
+		MOVB(low.As8(), Mem{Base: dst})
+		INCQ(dst)
+		ADDQ(U8(8), pieces)
+	})
+	VZEROUPPER()
+	RET()
+}
+
+// table is the ranks of a row, which permute looks up.
+func table(ranks reg.Register) (low, high reg.VecVirtual) {
+	low, high = ZMM(), ZMM()
+	VMOVDQU8(Mem{Base: ranks}, low)
+	VMOVDQU8(Mem{Base: ranks, Disp: 64}, high)
+	return low, high
+}
+
+func heaps() {
+	TEXT("PermuteHeaps", NOSPLIT, "func(masks *uint64, heaps *[128]byte, ranks *[128]byte, n int)")
+	Doc("PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of 64 splits and",
+		"then their keys.")
+	masks, heaps := Load(Param("masks"), GP64()), Load(Param("heaps"), GP64())
+	low, high := table(Load(Param("ranks"), GP64()))
+	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	loop("heaps", n, 1, func() {
+		v, k := ZMM(), K()
+		VMOVDQU8(Mem{Base: heaps}, v)
+		VPERMI2B(high, low, v)
+		VPCMPUB(U8(greater), Mem{Base: heaps, Disp: 64}, v, k)
+		KMOVQ(k, Mem{Base: masks})
+		SUBQ(I8(-128), heaps)
+		ADDQ(U8(8), masks)
+	})
+	VZEROUPPER()
+	RET()
+}
+
+// groups is how many registers of 8 walks go together.
+const groups = 4
+
+func heapLeaves() {
+	TEXT("PermuteHeapLeaves", NOSPLIT, "func(slots *uint32, masks *uint64, n int)")
+	Doc("PermuteHeapLeaves walks down n heaps of 6 levels by their masks and writes 64 times the number of the heap and the",
+		"number of its leaf. Both slices have room for a multiple of 32.")
+	slots, masks := Load(Param("slots"), GP64()), Load(Param("masks"), GP64())
+	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	one, two, next := all64(1), all64(2), all64(64*8)
+	base, lanes := ZMM(), GLOBL("permuteLanes", RODATA|NOPTR)
+	for i := range 8 {
+		DATA(8*i, I64(64*i-64))
+	}
+	VMOVDQU64(lanes, base)
+	loop("leaves", n, 8*groups, func() {
+		var m, at [groups]reg.VecVirtual
+		for g := range groups {
+			m[g], at[g] = ZMM(), ZMM()
+			VMOVDQU64(Mem{Base: masks, Disp: 64 * g}, m[g])
+			VPSRLQ(U8(1), m[g], at[g])
+			VPTERNLOGQ(U8(orAnd), two, one, at[g])
+		}
+		for range 5 {
+			for g := range groups {
+				bit := ZMM()
+				VPSRLVQ(at[g], m[g], bit)
+				VPADDQ(at[g], at[g], at[g])
+				VPTERNLOGQ(U8(insert), one, bit, at[g])
+			}
+		}
+		for g := range groups {
+			VPADDQ(base, at[g], at[g])
+			VPADDQ(next, base, base)
+			VPMOVQD(at[g], Mem{Base: slots, Disp: 32 * g})
+		}
+		ADDQ(U32(64*groups), masks)
+		SUBQ(I8(-32*groups), slots)
+	})
+	VZEROUPPER()
+	RET()
+}
+
+// What VPTERNLOG makes of its third, second and first operand, a, b and c: bit 4a+2b+c of the number is the result.
+const (
+	insert = 0b11111000 // a or (b and c)
+	orAnd  = 0b11101010 // c or (a and b)
+)
+
+func blocks() {
+	TEXT("PermuteBlocks", NOSPLIT, "func(masks, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]byte, n int)")
+	Doc("PermuteBlocks writes for n blocks who goes right, their shapes and their first exits. A block has its shape, its",
+		"first exit, the number of its splits, 3 bytes of nothing, the splits' pieces and then their keys; behind the",
+		"last one 64 bytes can be read.")
+	masks, shapes := Load(Param("masks"), GP64()), Load(Param("shapes"), GP64())
+	bases, blocks := Load(Param("bases"), GP64()), Load(Param("blocks"), GP64())
+	offsets := Load(Param("offsets"), GP64())
+	low, high := table(Load(Param("ranks"), GP64()))
+	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	loop("blocks", n, 1, func() {
+		block, shape, base, splits := GP64(), GP64(), GP32(), GP64()
+		MOVL(Mem{Base: offsets}, block.As32())
+		ADDQ(blocks, block)
+		MOVBLZX(Mem{Base: block, Disp: 12}, splits.As32())
+		v, k, mask := ZMM(), K(), GP32()
+		VMOVDQU8(Mem{Base: block, Disp: 16}, v.AsY())
+		VPERMI2B(high, low, v)
+		VPCMPUB(U8(greater), Mem{Base: block, Index: splits, Scale: 1, Disp: 16}, v.AsY(), k)
+		KMOVD(k, mask)
+		MOVQ(Mem{Base: block}, shape)
+		MOVL(Mem{Base: block, Disp: 8}, base)
+		MOVQ(mask.As64(), Mem{Base: masks})
+		MOVQ(shape, Mem{Base: shapes})
+		MOVL(base, Mem{Base: bases})
+		ADDQ(U8(4), offsets)
+		ADDQ(U8(8), masks)
+		ADDQ(U8(8), shapes)
+		ADDQ(U8(4), bases)
+	})
+	VZEROUPPER()
+	RET()
+}
+
+func blockExits() {
+	TEXT("PermuteBlockExits", NOSPLIT, "func(slots *uint32, masks, shapes *uint64, bases *uint32, n int)")
+	Doc("PermuteBlockExits walks down n blocks by their masks and writes their bases plus the numbers of their exits. All",
+		"slices have room for a multiple of 32.")
+	slots, masks := Load(Param("slots"), GP64()), Load(Param("masks"), GP64())
+	shapes, bases := Load(Param("shapes"), GP64()), Load(Param("bases"), GP64())
+	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	one, last := all64(1), all64(63)
+	loop("exits", n, 8*groups, func() {
+		var m, s, at, rank [groups]reg.VecVirtual
+		for g := range groups {
+			m[g], s[g], at[g], rank[g] = ZMM(), ZMM(), ZMM(), ZMM()
+			VMOVDQU64(Mem{Base: masks, Disp: 64 * g}, m[g])
+			VMOVDQU64(Mem{Base: shapes, Disp: 64 * g}, s[g])
+			VPANDQ(one, m[g], at[g])
+		}
+		Label("down")
+		var moves [groups]reg.Register
+		for g := range groups {
+			up, bit := ZMM(), ZMM()
+			moves[g] = K()
+			VPSUBQ(at[g], last, up)
+			VPSLLVQ(up, s[g], up)
+			VPMOVQ2M(up, moves[g])
+			VPOPCNTQ(up, rank[g])
+			VPSRLVQ(rank[g], m[g], bit)
+			VPADDQ(rank[g], rank[g], moves[g], at[g])
+			VPTERNLOGQ(U8(insert), one, bit, moves[g], at[g])
+		}
+		KORB(moves[0], moves[1], moves[1])
+		KORB(moves[2], moves[3], moves[3])
+		KORTESTB(moves[1], moves[3])
+		JNE(LabelRef("down"))
+		for g := range groups {
+			exit, base := ZMM(), YMM()
+			VPSUBQ(rank[g], at[g], exit)
+			VPMOVQD(exit, exit.AsY())
+			VMOVDQU(Mem{Base: bases, Disp: 32 * g}, base)
+			VPADDD(base, exit.AsY(), base)
+			VMOVDQU(base, Mem{Base: slots, Disp: 32 * g})
+		}
+		ADDQ(U32(64*groups), masks)
+		ADDQ(U32(64*groups), shapes)
+		SUBQ(I8(-32*groups), bases)
+		SUBQ(I8(-32*groups), slots)
+	})
+	VZEROUPPER()
+	RET()
+}
