@@ -3,9 +3,11 @@
 package engine
 
 import (
+	"math"
 	"unsafe"
 
 	"github.com/coppice-mesh/coppice/replica/forest/engine/internal/simd"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
 // permute answers all splits of a tree at once for one row. The row's ranks, a byte each, stand in registers; one
@@ -17,6 +19,7 @@ type permute[T Row] struct{ *permuteForest }
 // permuteScratch is what one call needs.
 type permuteScratch struct {
 	columns []int32
+	wide    []int64 // columns of float64
 	ranks   [permutePieces]byte
 	masks   []uint64 // of heaps or blocks
 	shapes  []uint64 // of blocks
@@ -31,7 +34,7 @@ func (w *permuteForest) take() *permuteScratch {
 	s, _ := w.scratch.Get().(*permuteScratch)
 	if s.slots == nil {
 		n := fill32(len(w.heaps)) + fill32(len(w.roots))
-		s.columns = make([]int32, len(w.feature)+1)
+		s.columns, s.wide = make([]int32, len(w.feature)+1), make([]int64, len(w.feature)+1)
 		s.masks, s.shapes, s.bases = make([]uint64, n), make([]uint64, n), make([]uint32, n)
 		s.at, s.who = make([]uint32, len(w.deep)+1), make([]uint32, len(w.deep)+1)
 		s.exits, s.slots = make([]uint32, n), make([]uint32, n)
@@ -63,21 +66,7 @@ func (w permute[T]) Leaves(dst []int64, rows []T, features int) {
 
 // run finds the slots at which a row arrives.
 func (w permute[T]) run(s *permuteScratch, row []T) {
-	keys := w.keys
-	switch row := any(row).(type) {
-	case []float32:
-		simd.PermuteColumns(&s.columns[0], unsafe.SliceData(row), unsafe.SliceData(w.feature), unsafe.SliceData(w.missing),
-			unsafe.SliceData(w.zero), len(w.columns))
-		for _, i := range w.sets {
-			s.columns[i] = value(&w.columns[i], row[w.columns[i].feature])
-		}
-	case []float64:
-		keys = w.wide
-		for i := range w.columns {
-			s.columns[i] = value(&w.columns[i], row[w.columns[i].feature])
-		}
-	}
-	simd.PermuteRanks(&s.ranks[0], &s.columns[0], unsafe.SliceData(w.pieces), unsafe.SliceData(keys), len(w.pieces))
+	w.rank(s, row)
 	heaps := fill32(len(w.heaps))
 	if heaps > 0 {
 		simd.PermuteHeaps(&s.masks[0], &w.heaps[0], &s.ranks, len(w.heaps))
@@ -89,6 +78,40 @@ func (w permute[T]) run(s *permuteScratch, row []T) {
 	if len(w.deep) > 0 {
 		w.goOn(s)
 	}
+}
+
+// rank works out the ranks of a row.
+func (w permute[T]) rank(s *permuteScratch, row []T) {
+	n := len(w.columns)
+	switch row := any(row).(type) {
+	case []float32:
+		simd.PermuteColumns(&s.columns[0], unsafe.SliceData(row), unsafe.SliceData(w.feature), unsafe.SliceData(w.narrow.missing),
+			unsafe.SliceData(w.narrow.zero), n)
+		for _, i := range w.sets {
+			s.columns[i] = value(&w.columns[i], row[w.columns[i].feature])
+		}
+	case []float64:
+		if w.f.Input == model.Float64 {
+			w.rankWide(s, row)
+			return
+		}
+		for i := range w.columns {
+			s.columns[i] = value(&w.columns[i], row[w.columns[i].feature])
+		}
+	}
+	simd.PermuteRanks(&s.ranks[0], &s.columns[0], unsafe.SliceData(w.pieces), unsafe.SliceData(w.narrow.keys), len(w.pieces))
+}
+
+func (w *permuteForest) rankWide(s *permuteScratch, row []float64) {
+	simd.PermuteColumnsWide(&s.wide[0], unsafe.SliceData(row), unsafe.SliceData(w.feature), unsafe.SliceData(w.wide.missing),
+		unsafe.SliceData(w.wide.zero), len(w.columns))
+	for _, i := range w.sets {
+		s.wide[i] = math.MaxInt64
+		if value(&w.columns[i], row[w.columns[i].feature]) == toLeft {
+			s.wide[i] = math.MinInt64
+		}
+	}
+	simd.PermuteRanksWide(&s.ranks[0], &s.wide[0], unsafe.SliceData(w.pieces), unsafe.SliceData(w.wide.keys), len(w.pieces))
 }
 
 // pass takes the row through blocks.

@@ -5,6 +5,7 @@ package engine
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/cpu"
@@ -17,14 +18,11 @@ import (
 type permuteForest struct {
 	f       *model.Forest
 	columns columns
-	sets    []int // the columns that are sets
-	// What simd.PermuteColumns needs of every column, and up to a multiple of 16.
-	feature, missing []int32
-	zero             []float32
-
-	pieces [][2]uint32 // the column, and where its keys begin, as simd.PermuteRanks has them
-	keys   []int32     // for rows of float32
-	wide   []int32     // for rows of float64
+	sets    []int       // the columns that are sets
+	feature []int32     // of every column, and up to a multiple of 16
+	pieces  [][2]uint32 // the column, and where its keys begin, as simd.PermuteRanks has them
+	narrow  permuteAsk[int32, float32]
+	wide    permuteAsk[int64, float64] // for rows of float64 that are not rounded to float32
 
 	heaps  [][128]byte
 	blocks []byte   // the first 16 bytes are of none
@@ -84,43 +82,79 @@ func newPermuteForest(f *model.Forest) *permuteForest {
 func fill32(n int) int { return (n + permuteGroup - 1) &^ (permuteGroup - 1) }
 
 func (w *permuteForest) bytes() int {
-	return 4*(len(w.feature)+len(w.missing)+len(w.zero)+2*len(w.pieces)+len(w.keys)+len(w.wide)+len(w.roots)+len(w.places)+
-		len(w.deep)+len(w.next)+len(w.ids)+len(w.rows)+len(w.values32)) + 8*len(w.values) + 128*len(w.heaps) + len(w.blocks)
+	return 4*(len(w.feature)+2*len(w.pieces)+len(w.roots)+len(w.places)+len(w.deep)+len(w.next)+len(w.ids)+len(w.rows)+len(w.values32)) +
+		8*len(w.values) + 4*w.narrow.len() + 8*w.wide.len() + 128*len(w.heaps) + len(w.blocks)
+}
+
+// permuteAsk is what columns are worked out with, and the keys of pieces.
+type permuteAsk[I int32 | int64, F float32 | float64] struct {
+	missing []I // what NaN becomes
+	zero    []F // up to which a value is missing
+	keys    []I
+}
+
+func (a *permuteAsk[I, F]) len() int { return len(a.missing) + len(a.zero) + len(a.keys) }
+
+// add adds a column.
+func (a *permuteAsk[I, F]) add(c *column, least, most I) {
+	missing, zero := most, F(-1)
+	if c.missingLeft {
+		missing = least
+	}
+	if c.zeroMissing {
+		zero = F(model.NearZero)
+	}
+	a.missing, a.zero = append(a.missing, missing), append(a.zero, zero)
+}
+
+// addKeys adds the keys of a piece as simd.PermuteRanks reads them. most is not below any.
+func (a *permuteAsk[I, F]) addKeys(keys []I, most I) {
+	for i := range 16 {
+		at := most
+		if i*16+15 < len(keys) {
+			at = keys[i*16+15]
+		}
+		a.keys = append(a.keys, at)
+	}
+	a.keys = append(a.keys, keys...)
+	for range 16 - len(keys)%16 {
+		a.keys = append(a.keys, most)
+	}
 }
 
 func (w *permuteForest) layColumns() {
-	n := (len(w.columns) + 15) &^ 15
-	w.feature, w.missing, w.zero = make([]int32, n), make([]int32, n), make([]float32, n)
-	for i, c := range w.columns {
-		w.feature[i], w.missing[i], w.zero[i] = int32(c.feature), toRight, -1
-		if c.missingLeft {
-			w.missing[i] = toLeft
-		}
-		if c.zeroMissing {
-			w.zero[i] = float32(model.NearZero)
+	for i := range (len(w.columns) + 15) &^ 15 {
+		c := &column{}
+		if i < len(w.columns) {
+			c = &w.columns[i]
 		}
 		if c.set {
 			w.sets = append(w.sets, i)
 		}
+		w.feature = append(w.feature, int32(c.feature))
+		w.narrow.add(c, toLeft, toRight)
+		w.wide.add(c, math.MinInt64, math.MaxInt64)
 	}
 }
 
 func (w *permuteForest) layPieces(r *ranks) {
 	for _, p := range r.pieces {
-		c := w.columns[p.column]
-		w.pieces = append(w.pieces, [2]uint32{uint32(p.column), uint32(len(w.wide))})
-		w.wide = layKeys(w.wide, p.keys)
-		narrow := make([]int32, len(p.keys))
-		for i, key := range p.keys {
-			if narrow[i] = key; c.ranks != nil {
-				narrow[i] = order(roundDown(c.ranks[key]))
+		w.pieces = append(w.pieces, [2]uint32{uint32(p.column), uint32(len(w.narrow.keys))})
+		narrow, wide := slices.Clone(p.keys), make([]int64, len(p.keys))
+		if of := w.columns[p.column].ranks; of != nil {
+			for i, key := range p.keys {
+				narrow[i], wide[i] = order(roundDown(of[key])), orderWide(of[key])
 			}
 		}
-		w.keys = layKeys(w.keys, narrow)
+		w.narrow.addKeys(narrow, toRight)
+		w.wide.addKeys(wide, math.MaxInt64)
 	}
-	if w.f.Input == model.Float32 {
-		w.wide = w.keys
-	}
+}
+
+// orderWide is order for float64.
+func orderWide(v float64) int64 {
+	i := int64(math.Float64bits(v + 0))
+	return i ^ i>>63&math.MaxInt64
 }
 
 // roundDown is the largest float32 that is not above a number: a float32 is above both or above none.
@@ -130,22 +164,6 @@ func roundDown(v float64) float32 {
 		r = math.Nextafter32(r, float32(math.Inf(-1)))
 	}
 	return r
-}
-
-// layKeys appends keys as simd.PermuteRanks reads them.
-func layKeys(to, keys []int32) []int32 {
-	for i := range 16 {
-		at := int32(toRight)
-		if i*16+15 < len(keys) {
-			at = keys[i*16+15]
-		}
-		to = append(to, at)
-	}
-	to = append(to, keys...)
-	for range 16 - len(keys)%16 {
-		to = append(to, toRight)
-	}
-	return to
 }
 
 // planter lays out trees.

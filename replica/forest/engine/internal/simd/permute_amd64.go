@@ -12,6 +12,12 @@ func PermuteColumns(dst *int32, row *float32, feature *int32, missing *int32, ze
 // and then all, filled up with the largest number to more than there are, by sixteens.
 func PermuteRanks(dst *byte, columns *int32, pieces *[2]uint32, keys *int32, n int)
 
+// PermuteColumnsWide is PermuteColumns for float64. All but the row have room for a multiple of 8 columns.
+func PermuteColumnsWide(dst *int64, row *float64, feature *int32, missing *int64, zero *float64, n int)
+
+// PermuteRanksWide is PermuteRanks for int64.
+func PermuteRanksWide(dst *byte, columns *int64, pieces *[2]uint32, keys *int64, n int)
+
 // PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of 64 splits and
 // then their keys.
 func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[128]byte, n int)

@@ -84,6 +84,91 @@ ranks_done:
 	VZEROUPPER
 	RET
 
+// func PermuteColumnsWide(dst *int64, row *float64, feature *int32, missing *int64, zero *float64, n int)
+// Requires: AVX, AVX512F, BMI2, CMOV
+TEXT ·PermuteColumnsWide(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), AX
+	MOVQ         row+8(FP), CX
+	MOVQ         feature+16(FP), DX
+	MOVQ         missing+24(FP), BX
+	MOVQ         zero+32(FP), SI
+	MOVQ         n+40(FP), DI
+	MOVQ         $0x7fffffffffffffff, R8
+	VPBROADCASTQ R8, Z0
+	VPXORQ       Z1, Z1, Z1
+	CMPQ         DI, $0x00
+	JLE          columnswide_done
+
+columnswide:
+	MOVQ       $0x0000000000000008, R9
+	CMPQ       DI, R9
+	CMOVQLT    DI, R9
+	MOVQ       $-1, R8
+	BZHIQ      R9, R8, R8
+	KMOVW      R8, K1
+	VMOVDQU    (DX), Y2
+	VPXORQ     Z3, Z3, Z3
+	VGATHERDPD (CX)(Y2*8), K1, Z3
+	VADDPD     Z1, Z3, Z3
+	VPANDQ     Z0, Z3, Z2
+	VCMPPD     $0x03, Z3, Z3, K1
+	VCMPPD     $0x02, (SI), Z2, K2
+	KORW       K1, K2, K2
+	VPSRAQ     $0x3f, Z3, Z2
+	VPANDQ     Z0, Z2, Z2
+	VPXORQ     Z2, Z3, Z3
+	VMOVDQU64  (BX), K2, Z3
+	VMOVDQU64  Z3, (AX)
+	ADDQ       $0x20, DX
+	ADDQ       $0x40, AX
+	ADDQ       $0x40, BX
+	ADDQ       $0x40, SI
+	SUBQ       $0x08, DI
+	JG         columnswide
+
+columnswide_done:
+	VZEROUPPER
+	RET
+
+// func PermuteRanksWide(dst *byte, columns *int64, pieces *[2]uint32, keys *int64, n int)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·PermuteRanksWide(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ columns+8(FP), CX
+	MOVQ pieces+16(FP), DX
+	MOVQ keys+24(FP), BX
+	MOVQ n+32(FP), SI
+	CMPQ SI, $0x00
+	JLE  rankswide_done
+
+rankswide:
+	MOVL         (DX), DI
+	MOVL         4(DX), R8
+	VPBROADCASTQ (CX)(DI*8), Z0
+	LEAQ         (BX)(R8*8), R8
+	VPCMPQ       $0x06, (R8), Z0, K1
+	VPCMPQ       $0x06, 64(R8), Z0, K2
+	KUNPCKBW     K1, K2, K1
+	KMOVW        K1, DI
+	POPCNTL      DI, DI
+	SHLQ         $0x04, DI
+	LEAQ         (R8)(DI*8), R8
+	VPCMPQ       $0x06, 128(R8), Z0, K1
+	VPCMPQ       $0x06, 192(R8), Z0, K2
+	KUNPCKBW     K1, K2, K1
+	KMOVW        K1, R8
+	POPCNTL      R8, R8
+	ADDL         DI, R8
+	MOVB         R8, (AX)
+	INCQ         AX
+	ADDQ         $0x08, DX
+	SUBQ         $0x01, SI
+	JG           rankswide
+
+rankswide_done:
+	VZEROUPPER
+	RET
+
 // func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[128]byte, n int)
 // Requires: AVX, AVX512BW, AVX512VBMI
 TEXT ·PermuteHeaps(SB), NOSPLIT, $0-32
