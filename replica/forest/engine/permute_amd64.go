@@ -20,7 +20,7 @@ type permute[T Row] struct{ *permuteForest }
 type permuteScratch struct {
 	columns []int32
 	wide    []int64 // columns of float64
-	ranks   [permutePieces]byte
+	ranks   [permutePieces]uint16
 	masks   []uint64 // of heaps or blocks
 	shapes  []uint64 // of blocks
 	bases   []uint32
@@ -116,32 +116,39 @@ func (w *permuteForest) rankWide(s *permuteScratch, row []float64) {
 
 // pass takes the row through blocks.
 func (w *permuteForest) pass(s *permuteScratch, slots, blocks []uint32) {
-	simd.PermuteBlocks(&s.masks[0], &s.shapes[0], &s.bases[0], &w.blocks[0], &blocks[0], &s.ranks, len(blocks))
+	if w.words {
+		simd.PermuteWordBlocks(&s.masks[0], &s.shapes[0], &s.bases[0], &w.blocks[0], &blocks[0], &s.ranks, len(blocks))
+	} else {
+		simd.PermuteBlocks(&s.masks[0], &s.shapes[0], &s.bases[0], &w.blocks[0], &blocks[0], &s.ranks, len(blocks))
+	}
 	simd.PermuteBlockExits(&slots[0], &s.masks[0], &s.shapes[0], &s.bases[0], len(blocks))
 }
 
 // goOn takes the row through further blocks until it has arrived at a leaf in every tree.
 func (w *permuteForest) goOn(s *permuteScratch) {
 	n := 0
-	for _, place := range w.deep {
-		n += s.wait(n, place, w.next[s.slots[place]])
+	for _, d := range w.deep {
+		n = s.wait(n, d.place, w.forks[s.slots[d.place]-d.first])
 	}
 	for n > 0 {
 		w.pass(s, s.exits, s.at[:n])
 		waiting := 0
 		for i, place := range s.who[:n] {
-			slot := s.exits[i]
-			s.slots[place] = slot
-			waiting += s.wait(waiting, place, w.next[slot])
+			exit := s.exits[i]
+			if exit >= mark {
+				exit = w.forks[exit-mark]
+			}
+			waiting = s.wait(waiting, place, exit)
 		}
 		n = waiting
 	}
 }
 
-// wait notes as the n-th that a tree goes on with a block, and gives 1, or 0 when there is no block.
-func (s *permuteScratch) wait(n int, place, block uint32) int {
-	s.at[n], s.who[n] = block, place
-	return int(uint32(-int32(block)) >> 31) // without a jump
+// wait notes where a tree goes on: a slot, or a marked block, of which there are then n+1 and not n.
+func (s *permuteScratch) wait(n int, place, to uint32) int {
+	s.slots[place] = to
+	s.at[n], s.who[n] = to&^mark, place
+	return n + int(to/mark) // without a jump
 }
 
 // sum adds what the slots give, in the order of the trees.
@@ -150,9 +157,23 @@ func (w *permuteForest) sum(s *permuteScratch, out []float64) {
 	begin(f, out)
 	slots := s.slots
 	switch {
-	case f.Width > 1:
+	case w.rows != nil:
 		for t, place := range w.places {
 			addRow(f, int(w.rows[slots[place]]), out[first(f, t):])
+		}
+	case f.Width > 1 && f.Single:
+		for t, place := range w.places {
+			to, at := out[first(f, t):], int(slots[place])*f.Width
+			for o, v := range w.values32[at : at+f.Width] {
+				to[o] = float64(float32(to[o]) + v)
+			}
+		}
+	case f.Width > 1:
+		for t, place := range w.places {
+			to, at := out[first(f, t):], int(slots[place])*f.Width
+			for o, v := range w.values[at : at+f.Width] {
+				to[o] += v
+			}
 		}
 	case f.Single && f.First == nil && len(w.places) > 0:
 		sum, values := float32(out[0]), w.values32

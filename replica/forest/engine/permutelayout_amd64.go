@@ -13,40 +13,53 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
 
-// permuteForest is a forest as permute evaluates it: its trees cut into heaps and blocks. What a row arrives at in one
-// is a slot, which has a leaf or the block with which the tree goes on.
+// permuteForest is a forest as permute evaluates it: its trees cut into heaps and blocks. A row leaves one at an exit,
+// which is a slot, the place of a leaf, or a fork, which says where the tree goes on.
 type permuteForest struct {
 	f       *model.Forest
 	columns columns
 	sets    []int       // the columns that are sets
 	feature []int32     // of every column, and up to a multiple of 16
-	pieces  [][2]uint32 // the column, and where its keys begin, as simd.PermuteRanks has them
+	pieces  [][6]uint32 // as simd.PermuteRanks has them
 	narrow  permuteAsk[int32, float32]
 	wide    permuteAsk[int64, float64] // for rows of float64 that are not rounded to float32
 
+	words  bool // whether ranks are words, and not bytes
 	heaps  [][128]byte
-	blocks []byte   // the first 16 bytes are of none
+	closed int // the first of the heaps with which trees go on
+	blocks []byte
 	roots  []uint32 // the blocks with which trees begin
 	places []uint32 // of each tree: its place among heaps, filled up to permuteGroup, and roots
-	deep   []uint32 // the places of trees that may go on
+	deep   []deepTree
+	forks  []uint32 // of each exit of heaps and blocks with which trees go on: the slot of its leaf, or a block, marked
 
-	next     []uint32 // of each slot: the block, 0 for a leaf; nil when there are no others
-	ids      []uint32 // of each slot, as place.id has it
-	rows     []uint32 // of each slot, of values of which there are several; otherwise one of the next two
+	// Of each slot:
+	ids      []uint32 // as place.id has it
+	rows     []uint32 // where leaves have very many values, and otherwise the values
 	values   []float64
 	values32 []float32
 	scratch  sync.Pool
 }
 
+// deepTree is a tree that may not end with what it begins with.
+type deepTree struct {
+	place uint32
+	first uint32 // fork 0, as an exit of its first heap or block
+}
+
+// mark is set in exits that are forks and in forks that are blocks.
+const mark = 1 << 31
+
 const (
 	permutePieces = 128
+	permuteWords  = 64 // pieces when ranks are words
+	permuteWidth  = 4  // up to which slots have values of their own
 	permuteGroup  = 32 // walks that the loops take together
 	heapLevels    = 6
 	heapLeaves    = 1 << heapLevels
 	// heapLeast is the number of splits from which on a tree begins with a heap. One with fewer is less work as blocks.
 	heapLeast   = 32
 	blockSplits = 31
-	blockHeader = 16
 	// Bounds on what is laid out.
 	maxPermuteTrees  = 1 << 16
 	maxPermuteSplits = 1 << 23
@@ -62,18 +75,17 @@ func newPermuteForest(f *model.Forest) *permuteForest {
 		return nil
 	}
 	r := newRanks(a, f.Splits[f.Trees[0].Split:f.Trees[f.NumTrees()].Split])
-	if len(r.pieces) > permutePieces {
+	w := &permuteForest{f: f, columns: a.columns, words: len(r.pieces) > permutePieces}
+	if w.words && len(w.columns) > permuteWords {
 		return nil
 	}
-	w := &permuteForest{f: f, columns: a.columns, blocks: make([]byte, blockHeader)}
 	w.layColumns()
-	w.layPieces(r)
-	p := planter{w: w, ask: a, ranks: r}
-	p.plant()
-	w.blocks = append(w.blocks, make([]byte, 64)...) // what the loops may read
-	if w.deep == nil {
-		w.next = nil
+	if !w.layPieces(r) {
+		return nil
 	}
+	p := planter{permuteForest: w, ask: a, ranks: r}
+	p.plant()
+	w.blocks = append(w.blocks, make([]byte, 128)...) // what the loops may read
 	w.scratch.New = func() any { return new(permuteScratch) }
 	return w
 }
@@ -82,8 +94,8 @@ func newPermuteForest(f *model.Forest) *permuteForest {
 func fill32(n int) int { return (n + permuteGroup - 1) &^ (permuteGroup - 1) }
 
 func (w *permuteForest) bytes() int {
-	return 4*(len(w.feature)+2*len(w.pieces)+len(w.roots)+len(w.places)+len(w.deep)+len(w.next)+len(w.ids)+len(w.rows)+len(w.values32)) +
-		8*len(w.values) + 4*w.narrow.len() + 8*w.wide.len() + 128*len(w.heaps) + len(w.blocks)
+	return 4*(len(w.feature)+6*len(w.pieces)+w.narrow.len()+len(w.roots)+len(w.places)+2*len(w.deep)+len(w.forks)+len(w.ids)+len(w.rows)+
+		len(w.values32)) + 8*(w.wide.len()+len(w.values)) + 128*len(w.heaps) + len(w.blocks)
 }
 
 // permuteAsk is what columns are worked out with, and the keys of pieces.
@@ -107,19 +119,24 @@ func (a *permuteAsk[I, F]) add(c *column, least, most I) {
 	a.missing, a.zero = append(a.missing, missing), append(a.zero, zero)
 }
 
-// addKeys adds the keys of a piece as simd.PermuteRanks reads them. most is not below any.
-func (a *permuteAsk[I, F]) addKeys(keys []I, most I) {
-	for i := range 16 {
-		at := most
-		if i*16+15 < len(keys) {
-			at = keys[i*16+15]
+// addKeys adds the keys of a piece as simd.PermuteRanks reads them, and tells where its levels begin. most is not below
+// any.
+func (a *permuteAsk[I, F]) addKeys(keys []I, most I) (levels []int) {
+	step := 1
+	for step*16 < len(keys) {
+		step *= 16
+	}
+	for ; step > 0; step /= 16 {
+		levels = append(levels, len(a.keys))
+		n := len(keys) / step
+		for i := range n {
+			a.keys = append(a.keys, keys[(i+1)*step-1])
 		}
-		a.keys = append(a.keys, at)
+		for range 16 - n%16 {
+			a.keys = append(a.keys, most)
+		}
 	}
-	a.keys = append(a.keys, keys...)
-	for range 16 - len(keys)%16 {
-		a.keys = append(a.keys, most)
-	}
+	return levels
 }
 
 func (w *permuteForest) layColumns() {
@@ -137,18 +154,38 @@ func (w *permuteForest) layColumns() {
 	}
 }
 
-func (w *permuteForest) layPieces(r *ranks) {
-	for _, p := range r.pieces {
-		w.pieces = append(w.pieces, [2]uint32{uint32(p.column), uint32(len(w.narrow.keys))})
+// layPieces lays out the keys of pieces, or of whole columns when ranks are words. It tells whether they fit.
+func (w *permuteForest) layPieces(r *ranks) bool {
+	pieces := r.pieces
+	if w.words {
+		pieces = nil
+		for c := range w.columns {
+			whole := piece{column: c}
+			for _, p := range r.pieces[r.first[c]:r.first[c+1]] {
+				whole.keys = append(whole.keys, p.keys...)
+			}
+			if len(whole.keys) > math.MaxUint16 {
+				return false
+			}
+			pieces = append(pieces, whole)
+		}
+	}
+	for _, p := range pieces {
 		narrow, wide := slices.Clone(p.keys), make([]int64, len(p.keys))
 		if of := w.columns[p.column].ranks; of != nil {
 			for i, key := range p.keys {
 				narrow[i], wide[i] = order(roundDown(of[key])), orderWide(of[key])
 			}
 		}
-		w.narrow.addKeys(narrow, toRight)
+		levels := w.narrow.addKeys(narrow, toRight)
 		w.wide.addKeys(wide, math.MaxInt64)
+		laid := [6]uint32{uint32(p.column), uint32(len(levels))}
+		for i, at := range levels {
+			laid[2+i] = uint32(at)
+		}
+		w.pieces = append(w.pieces, laid)
 	}
+	return true
 }
 
 // orderWide is order for float64.
@@ -168,7 +205,7 @@ func roundDown(v float64) float32 {
 
 // planter lays out trees.
 type planter struct {
-	w     *permuteForest
+	*permuteForest
 	ask   *ask
 	ranks *ranks
 }
@@ -176,7 +213,7 @@ type planter struct {
 // plot is a tree as it is laid out: a split with what it asks, or a leaf.
 type plot struct {
 	left, right *plot // nil for a leaf
-	piece, key  byte
+	piece, key  uint16
 	splits      int
 	place       place // of a leaf
 }
@@ -187,46 +224,17 @@ func (p *planter) read(tree model.Tree, splits []model.Split, k, l, end uint32) 
 		return &plot{place: place{leaf: int(tree.Leaf + l), node: int(k + l)}}
 	}
 	s := splits[k]
-	piece, key := p.ranks.place(p.ask.question(s))
+	column, key := p.ask.question(s)
+	piece, i := p.ranks.place(column, key)
+	if p.words {
+		piece, i = int(column), (piece-p.ranks.first[column])*maxRank+i
+	}
 	n := &plot{
 		left: p.read(tree, splits, k+1, l, s.Right), right: p.read(tree, splits, s.Right, l+s.Right-k, end),
-		piece: byte(piece), key: byte(key),
+		piece: uint16(piece), key: uint16(i),
 	}
 	n.splits = 1 + n.left.splits + n.right.splits
 	return n
-}
-
-// plant lays out all trees: heaps first, since the slots of heap i are those from heapLeaves*i on.
-func (p *planter) plant() {
-	f, w := p.w.f, p.w
-	plots, exits := make([]*plot, f.NumTrees()), make([][]*plot, f.NumTrees())
-	for t := range plots {
-		root := p.read(f.Trees[t], f.Splits[f.Trees[t].Split:f.Trees[t+1].Split], 0, 0, f.Trees[t+1].Split-f.Trees[t].Split)
-		if root.upTo(heapLevels) >= heapLeast {
-			exits[t] = p.heap(root)
-			continue
-		}
-		if root.left == nil { // both ways lead to the leaf
-			root = &plot{left: root, right: root, key: maxRank, splits: 1}
-		}
-		plots[t] = root
-	}
-	heap, first := 0, fill32(len(w.heaps))
-	for t, root := range plots {
-		place, goesOn := uint32(heap), false
-		if root == nil {
-			goesOn = p.follow(exits[t], heap*heapLeaves)
-			heap++
-		} else {
-			place = uint32(first + len(w.roots))
-			w.roots = append(w.roots, p.block(root))
-			goesOn = root.splits > blockSplits
-		}
-		w.places = append(w.places, place)
-		if goesOn {
-			w.deep = append(w.deep, place)
-		}
-	}
 }
 
 // upTo is the number of splits in the first levels.
@@ -237,11 +245,72 @@ func (n *plot) upTo(levels int) int {
 	return 1 + n.left.upTo(levels-1) + n.right.upTo(levels-1)
 }
 
-// heap lays out the first levels of a tree, with the slots of what it gives.
+// depth is the number of levels.
+func (n *plot) depth() int {
+	if n.left == nil {
+		return 0
+	}
+	return 1 + max(n.left.depth(), n.right.depth())
+}
+
+// plant lays out all trees: first the heaps of trees that end with them, since slots and forks of heaps are found by
+// the heaps' numbers, then other heaps, and then blocks.
+func (p *planter) plant() {
+	f := p.f
+	plots, order := make([]*plot, f.NumTrees()), make([]int, f.NumTrees())
+	kind := make([]int, f.NumTrees()) // 0 and 1 for heaps, and from then on the depth
+	for t := range plots {
+		splits := f.Splits[f.Trees[t].Split:f.Trees[t+1].Split]
+		root := p.read(f.Trees[t], splits, 0, 0, uint32(len(splits)))
+		switch depth := root.depth(); {
+		case !p.words && root.upTo(heapLevels) >= heapLeast:
+			if depth > heapLevels {
+				kind[t] = 1
+			}
+		case depth == 0: // both ways lead to the leaf
+			root = &plot{left: root, right: root, key: maxRank, splits: 1}
+			kind[t] = 3
+		default:
+			kind[t] = 2 + depth
+		}
+		plots[t], order[t] = root, t
+	}
+	// Blocks by their depth, since walks that go together end together.
+	slices.SortStableFunc(order, func(a, b int) int { return kind[a] - kind[b] })
+	p.places = make([]uint32, f.NumTrees())
+	var exits [][]*plot
+	for i, t := range order {
+		if kind[t] > 1 {
+			break
+		}
+		p.places[t] = uint32(i)
+		of := p.heap(plots[t])
+		if kind[t] == 0 {
+			p.closed++
+			p.slots(of)
+			continue
+		}
+		exits = append(exits, of)
+	}
+	p.forks = make([]uint32, heapLeaves*len(exits))
+	for i, of := range exits {
+		p.fork(of, i*heapLeaves)
+		p.deep = append(p.deep, deepTree{uint32(p.closed + i), uint32(p.closed * heapLeaves)})
+	}
+	first := fill32(len(p.heaps))
+	for i, t := range order[len(p.heaps):] {
+		p.places[t] = uint32(first + i)
+		p.roots = append(p.roots, p.block(plots[t]))
+		if plots[t].splits > blockSplits {
+			p.deep = append(p.deep, deepTree{p.places[t], mark})
+		}
+	}
+}
+
+// heap lays out the first levels of a tree and gives its exits.
 func (p *planter) heap(root *plot) []*plot {
-	w := p.w
-	w.heaps = append(w.heaps, [128]byte{})
-	h := &w.heaps[len(w.heaps)-1]
+	p.heaps = append(p.heaps, [128]byte{})
+	h := &p.heaps[len(p.heaps)-1]
 	exits := make([]*plot, heapLeaves)
 	var lay func(n *plot, at int)
 	lay = func(n *plot, at int) {
@@ -253,20 +322,18 @@ func (p *planter) heap(root *plot) []*plot {
 			lay(n, 2*at)
 			lay(n, 2*at+1)
 		default:
-			h[at], h[heapLeaves+at] = n.piece, n.key
+			h[at], h[heapLeaves+at] = byte(n.piece), byte(n.key)
 			lay(n.left, 2*at)
 			lay(n.right, 2*at+1)
 		}
 	}
 	lay(root, 1)
-	p.slots(exits)
 	return exits
 }
 
 // block lays out a block, and those that follow it, and tells where it begins. The largest subtrees are taken into
 // it, so that those that are left over are small.
 func (p *planter) block(root *plot) uint32 {
-	w := p.w
 	in := map[*plot]bool{root: true}
 	for edge := []*plot{root.left, root.right}; len(in) < blockSplits; {
 		largest := 0
@@ -296,47 +363,63 @@ func (p *planter) block(root *plot) uint32 {
 			}
 		}
 	}
-	at := len(w.blocks)
-	w.blocks = binary.LittleEndian.AppendUint64(w.blocks, shape)
-	w.blocks = append(w.blocks, 0, 0, 0, 0, byte(len(splits)), 0, 0, 0)
+	at := len(p.blocks)
+	first := uint32(len(p.ids))
+	if root.splits > len(splits) {
+		first = mark | uint32(len(p.forks))
+	}
+	p.blocks = binary.LittleEndian.AppendUint64(p.blocks, shape)
+	p.blocks = binary.LittleEndian.AppendUint32(p.blocks, first)
+	p.blocks = append(p.blocks, byte(len(splits)), 0, 0, 0)
 	for _, n := range splits {
-		w.blocks = append(w.blocks, n.piece)
+		p.blocks = p.appendRank(p.blocks, n.piece)
 	}
 	for _, n := range splits {
-		w.blocks = append(w.blocks, n.key)
+		p.blocks = p.appendRank(p.blocks, n.key)
 	}
-	first := p.slots(exits)
-	binary.LittleEndian.PutUint32(w.blocks[at+8:], uint32(first))
-	p.follow(exits, first)
+	if first < mark {
+		p.slots(exits)
+		return uint32(at)
+	}
+	p.forks = append(p.forks, make([]uint32, len(exits))...)
+	p.fork(exits, int(first&^mark))
 	return uint32(at)
 }
 
-// slots lays out the slots of exits and gives the number of the first one.
-func (p *planter) slots(exits []*plot) int {
-	f, w := p.w.f, p.w
-	first := len(w.ids)
-	for _, n := range exits {
-		row := f.Row(n.place.leaf)
-		w.ids = append(w.ids, uint32(n.place.id(f)))
-		w.next = append(w.next, 0)
-		switch {
-		case f.Width > 1:
-			w.rows = append(w.rows, uint32(row))
-		case f.Single:
-			w.values32 = append(w.values32, f.Values32[row])
-		default:
-			w.values = append(w.values, f.Values[row])
-		}
+// appendRank appends a piece or a key, a byte or a word.
+func (p *planter) appendRank(to []byte, v uint16) []byte {
+	if p.words {
+		return binary.LittleEndian.AppendUint16(to, v)
 	}
-	return first
+	return append(to, byte(v))
 }
 
-// follow lays out the blocks with which exits go on, and tells whether any does.
-func (p *planter) follow(exits []*plot, first int) (goesOn bool) {
+// fork lays out what follows on exits, and fills in their forks.
+func (p *planter) fork(exits []*plot, first int) {
 	for i, n := range exits {
-		if n.left != nil {
-			p.w.next[first+i], goesOn = p.block(n), true
+		to := uint32(len(p.ids))
+		if n.left == nil {
+			p.slots(exits[i : i+1])
+		} else {
+			to = mark | p.block(n)
+		}
+		p.forks[first+i] = to
+	}
+}
+
+// slots lays out the slots of leaves.
+func (p *planter) slots(leaves []*plot) {
+	f := p.f
+	for _, n := range leaves {
+		row := f.Row(n.place.leaf)
+		p.ids = append(p.ids, uint32(n.place.id(f)))
+		switch {
+		case f.Width > permuteWidth:
+			p.rows = append(p.rows, uint32(row))
+		case f.Single:
+			p.values32 = append(p.values32, f.Values32[row*f.Width:(row+1)*f.Width]...)
+		default:
+			p.values = append(p.values, f.Values[row*f.Width:(row+1)*f.Width]...)
 		}
 	}
-	return goesOn
 }

@@ -18,12 +18,16 @@ const (
 func main() {
 	ConstraintExpr("!purego")
 	columns()
-	ranks()
+	ranks("PermuteRanks", "PermuteRanks writes n ranks. A piece is a column, the number of levels, at most 4, and where each begins: at "+
+		"the last level all keys stand, and at the one above the last of each 16, each filled up by sixteens with the "+
+		"largest number to more than there are.", "int32", 4, func(m, z Op) { VPBROADCASTD(m, z) }, func(p, m, z, k Op) { VPCMPD(p, m, z, k) })
 	columnsWide()
-	ranksWide()
+	ranks("PermuteRanksWide", "PermuteRanksWide is PermuteRanks for int64.", "int64", 8,
+		func(m, z Op) { VPBROADCASTQ(m, z) }, func(p, m, z, k Op) { VPCMPQ(p, m, z, k) })
 	heaps()
 	heapLeaves()
-	blocks()
+	blocks("PermuteBlocks", 1)
+	blocks("PermuteWordBlocks", 2)
 	blockExits()
 	Generate()
 }
@@ -96,31 +100,41 @@ func columns() {
 	RET()
 }
 
-func ranks() {
-	TEXT("PermuteRanks", NOSPLIT, "func(dst *byte, columns *int32, pieces *[2]uint32, keys *int32, n int)")
-	Doc("PermuteRanks writes n ranks. A piece is a column and where its keys begin: first each sixteenth, at most 16,",
-		"and then all, filled up with the largest number to more than there are, by sixteens.")
+// ranks generates the search for whole numbers of a size in bytes, given those of another one.
+func ranks(name, doc, typ string, size int, broadcast func(m, z Op), compare func(p, m, z, k Op)) {
+	TEXT(name, NOSPLIT, "func(dst *uint16, columns *"+typ+", pieces *[6]uint32, keys *"+typ+", n int)")
+	Doc(doc)
 	dst, columns := Load(Param("dst"), GP64()), Load(Param("columns"), GP64())
 	pieces, keys := Load(Param("pieces"), GP64()), Load(Param("keys"), GP64())
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
-	loop("ranks", n, 1, func() {
-		column, at, v := GP64(), GP64(), ZMM()
+	loop(name, n, 1, func() {
+		column, levels, level, v := GP64(), GP64(), GP64(), ZMM()
 		MOVL(Mem{Base: pieces}, column.As32())
-		MOVL(Mem{Base: pieces, Disp: 4}, at.As32())
-		VPBROADCASTD(Mem{Base: columns, Index: column, Scale: 4}, v)
-		LEAQ(Mem{Base: keys, Index: at, Scale: 4}, at)
-		k, high, low := K(), GP64(), GP64()
-		VPCMPD(U8(greater), Mem{Base: at}, v, k)
-		KMOVW(k, high.As32())
-		POPCNTL(high.As32(), high.As32())
-		SHLQ(U8(4), high)
-		VPCMPD(U8(greater), Mem{Base: at, Index: high, Scale: 4, Disp: 64}, v, k)
-		KMOVW(k, low.As32())
-		POPCNTL(low.As32(), low.As32())
-		ADDL(high.As32(), low.As32())
-		MOVB(low.As8(), Mem{Base: dst})
-		INCQ(dst)
-		ADDQ(U8(8), pieces)
+		MOVL(Mem{Base: pieces, Disp: 4}, levels.As32())
+		broadcast(Mem{Base: columns, Index: column, Scale: uint8(size)}, v)
+		LEAQ(Mem{Base: pieces, Disp: 8}, level)
+		rank, at, count, k := GP64(), GP64(), GP32(), K()
+		XORL(rank.As32(), rank.As32())
+		Label(name + "_level")
+		MOVL(Mem{Base: level}, at.As32())
+		SHLL(U8(4), rank.As32())
+		ADDQ(rank, at)
+		m := Mem{Base: keys, Index: at, Scale: uint8(size)}
+		compare(U8(greater), m, v, k)
+		if size == 8 {
+			more := K()
+			compare(U8(greater), m.Offset(64), v, more)
+			KUNPCKBW(k, more, k)
+		}
+		KMOVW(k, count)
+		POPCNTL(count, count)
+		ADDL(count, rank.As32())
+		ADDQ(U8(4), level)
+		DECL(levels.As32())
+		JNZ(LabelRef(name + "_level"))
+		MOVW(rank.As16(), Mem{Base: dst})
+		ADDQ(U8(2), dst)
+		ADDQ(U8(24), pieces)
 	})
 	VZEROUPPER()
 	RET()
@@ -167,55 +181,31 @@ func columnsWide() {
 	RET()
 }
 
-func ranksWide() {
-	TEXT("PermuteRanksWide", NOSPLIT, "func(dst *byte, columns *int64, pieces *[2]uint32, keys *int64, n int)")
-	Doc("PermuteRanksWide is PermuteRanks for int64.")
-	dst, columns := Load(Param("dst"), GP64()), Load(Param("columns"), GP64())
-	pieces, keys := Load(Param("pieces"), GP64()), Load(Param("keys"), GP64())
-	n := Load(Param("n"), GP64()).(reg.GPVirtual)
-	loop("rankswide", n, 1, func() {
-		column, at, v := GP64(), GP64(), ZMM()
-		MOVL(Mem{Base: pieces}, column.As32())
-		MOVL(Mem{Base: pieces, Disp: 4}, at.As32())
-		VPBROADCASTQ(Mem{Base: columns, Index: column, Scale: 8}, v)
-		LEAQ(Mem{Base: keys, Index: at, Scale: 8}, at)
-		// below counts the 16 keys at a place that are less.
-		below := func(m Mem) reg.GPVirtual {
-			k, more, count := K(), K(), GP64()
-			VPCMPQ(U8(greater), m, v, k)
-			VPCMPQ(U8(greater), m.Offset(64), v, more)
-			KUNPCKBW(k, more, k)
-			KMOVW(k, count.As32())
-			POPCNTL(count.As32(), count.As32())
-			return count
-		}
-		high, from := below(Mem{Base: at}), GP64()
-		SHLQ(U8(4), high)
-		LEAQ(Mem{Base: at, Index: high, Scale: 8}, from)
-		low := below(Mem{Base: from, Disp: 128})
-		ADDL(high.As32(), low.As32())
-		MOVB(low.As8(), Mem{Base: dst})
-		INCQ(dst)
-		ADDQ(U8(8), pieces)
-	})
-	VZEROUPPER()
-	RET()
-}
-
-// table is the ranks of a row, which permute looks up.
-func table(ranks reg.Register) (low, high reg.VecVirtual) {
+// table is the ranks of a row in registers: 128 bytes, or 64 words.
+func table(ranks reg.Register, size int) (low, high reg.VecVirtual) {
 	low, high = ZMM(), ZMM()
-	VMOVDQU8(Mem{Base: ranks}, low)
-	VMOVDQU8(Mem{Base: ranks, Disp: 64}, high)
+	if size == 2 {
+		VMOVDQU16(Mem{Base: ranks}, low)
+		VMOVDQU16(Mem{Base: ranks, Disp: 64}, high)
+		return low, high
+	}
+	for i, to := range []reg.VecVirtual{low, high} {
+		words, more := ZMM(), ZMM()
+		VMOVDQU16(Mem{Base: ranks, Disp: 128 * i}, words)
+		VMOVDQU16(Mem{Base: ranks, Disp: 128*i + 64}, more)
+		VPMOVWB(words, words.AsY())
+		VPMOVWB(more, more.AsY())
+		VINSERTI64X4(U8(1), more.AsY(), words, to)
+	}
 	return low, high
 }
 
 func heaps() {
-	TEXT("PermuteHeaps", NOSPLIT, "func(masks *uint64, heaps *[128]byte, ranks *[128]byte, n int)")
+	TEXT("PermuteHeaps", NOSPLIT, "func(masks *uint64, heaps *[128]byte, ranks *[128]uint16, n int)")
 	Doc("PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of 64 splits and",
 		"then their keys.")
 	masks, heaps := Load(Param("masks"), GP64()), Load(Param("heaps"), GP64())
-	low, high := table(Load(Param("ranks"), GP64()))
+	low, high := table(Load(Param("ranks"), GP64()), 1)
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
 	loop("heaps", n, 1, func() {
 		v, k := ZMM(), K()
@@ -279,25 +269,36 @@ const (
 	orAnd  = 0b11101010 // c or (a and b)
 )
 
-func blocks() {
-	TEXT("PermuteBlocks", NOSPLIT, "func(masks, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]byte, n int)")
-	Doc("PermuteBlocks writes for n blocks who goes right, their shapes and their first exits. A block has its shape, its",
-		"first exit, the number of its splits, 3 bytes of nothing, the splits' pieces and then their keys; behind the",
-		"last one 64 bytes can be read.")
+func blocks(name string, size int) {
+	TEXT(name, NOSPLIT, "func(masks, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)")
+	if size == 1 {
+		Doc("PermuteBlocks writes for n blocks who goes right, their shapes and the numbers of their first exits. A block has",
+			"its shape, its first exit, the number of its splits, 3 bytes of nothing, the splits' pieces and then their keys;",
+			"behind the last one 128 bytes can be read.")
+	} else {
+		Doc("PermuteWordBlocks is PermuteBlocks for pieces and keys of 2 bytes.")
+	}
 	masks, shapes := Load(Param("masks"), GP64()), Load(Param("shapes"), GP64())
 	bases, blocks := Load(Param("bases"), GP64()), Load(Param("blocks"), GP64())
 	offsets := Load(Param("offsets"), GP64())
-	low, high := table(Load(Param("ranks"), GP64()))
+	low, high := table(Load(Param("ranks"), GP64()), size)
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
-	loop("blocks", n, 1, func() {
+	loop(name, n, 1, func() {
 		block, shape, base, splits := GP64(), GP64(), GP32(), GP64()
 		MOVL(Mem{Base: offsets}, block.As32())
 		ADDQ(blocks, block)
 		MOVBLZX(Mem{Base: block, Disp: 12}, splits.As32())
 		v, k, mask := ZMM(), K(), GP32()
-		VMOVDQU8(Mem{Base: block, Disp: 16}, v.AsY())
-		VPERMI2B(high, low, v)
-		VPCMPUB(U8(greater), Mem{Base: block, Index: splits, Scale: 1, Disp: 16}, v.AsY(), k)
+		pieces, keys := Mem{Base: block, Disp: 16}, Mem{Base: block, Index: splits, Scale: uint8(size), Disp: 16}
+		if size == 1 {
+			VMOVDQU8(pieces, v.AsY())
+			VPERMI2B(high, low, v)
+			VPCMPUB(U8(greater), keys, v.AsY(), k)
+		} else {
+			VMOVDQU16(pieces, v)
+			VPERMI2W(high, low, v)
+			VPCMPUW(U8(greater), keys, v, k)
+		}
 		KMOVD(k, mask)
 		MOVQ(Mem{Base: block}, shape)
 		MOVL(Mem{Base: block, Disp: 8}, base)

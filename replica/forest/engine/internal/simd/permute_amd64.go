@@ -8,28 +8,30 @@ package simd
 // and for what is not farther from 0 than zero. All but the row have room for a multiple of 16 columns.
 func PermuteColumns(dst *int32, row *float32, feature *int32, missing *int32, zero *float32, n int)
 
-// PermuteRanks writes n ranks. A piece is a column and where its keys begin: first each sixteenth, at most 16,
-// and then all, filled up with the largest number to more than there are, by sixteens.
-func PermuteRanks(dst *byte, columns *int32, pieces *[2]uint32, keys *int32, n int)
+// PermuteRanks writes n ranks. A piece is a column, the number of levels, at most 4, and where each begins: at the last level all keys stand, and at the one above the last of each 16, each filled up by sixteens with the largest number to more than there are.
+func PermuteRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int32, n int)
 
 // PermuteColumnsWide is PermuteColumns for float64. All but the row have room for a multiple of 8 columns.
 func PermuteColumnsWide(dst *int64, row *float64, feature *int32, missing *int64, zero *float64, n int)
 
 // PermuteRanksWide is PermuteRanks for int64.
-func PermuteRanksWide(dst *byte, columns *int64, pieces *[2]uint32, keys *int64, n int)
+func PermuteRanksWide(dst *uint16, columns *int64, pieces *[6]uint32, keys *int64, n int)
 
 // PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of 64 splits and
 // then their keys.
-func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[128]byte, n int)
+func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[128]uint16, n int)
 
 // PermuteHeapLeaves walks down n heaps of 6 levels by their masks and writes 64 times the number of the heap and the
 // number of its leaf. Both slices have room for a multiple of 32.
 func PermuteHeapLeaves(slots *uint32, masks *uint64, n int)
 
-// PermuteBlocks writes for n blocks who goes right, their shapes and their first exits. A block has its shape, its
-// first exit, the number of its splits, 3 bytes of nothing, the splits' pieces and then their keys; behind the
-// last one 64 bytes can be read.
-func PermuteBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]byte, n int)
+// PermuteBlocks writes for n blocks who goes right, their shapes and the numbers of their first exits. A block has
+// its shape, its first exit, the number of its splits, 3 bytes of nothing, the splits' pieces and then their keys;
+// behind the last one 128 bytes can be read.
+func PermuteBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)
+
+// PermuteWordBlocks is PermuteBlocks for pieces and keys of 2 bytes.
+func PermuteWordBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)
 
 // PermuteBlockExits walks down n blocks by their masks and writes their bases plus the numbers of their exits. All
 // slices have room for a multiple of 32.

@@ -50,7 +50,7 @@ columns_done:
 	VZEROUPPER
 	RET
 
-// func PermuteRanks(dst *byte, columns *int32, pieces *[2]uint32, keys *int32, n int)
+// func PermuteRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int32, n int)
 // Requires: AVX, AVX512F, POPCNT
 TEXT ·PermuteRanks(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), AX
@@ -59,28 +59,33 @@ TEXT ·PermuteRanks(SB), NOSPLIT, $0-40
 	MOVQ keys+24(FP), BX
 	MOVQ n+32(FP), SI
 	CMPQ SI, $0x00
-	JLE  ranks_done
+	JLE  PermuteRanks_done
 
-ranks:
+PermuteRanks:
 	MOVL         (DX), DI
 	MOVL         4(DX), R8
 	VPBROADCASTD (CX)(DI*4), Z0
-	LEAQ         (BX)(R8*4), R8
-	VPCMPD       $0x06, (R8), Z0, K1
-	KMOVW        K1, DI
-	POPCNTL      DI, DI
-	SHLQ         $0x04, DI
-	VPCMPD       $0x06, 64(R8)(DI*4), Z0, K1
-	KMOVW        K1, R8
-	POPCNTL      R8, R8
-	ADDL         DI, R8
-	MOVB         R8, (AX)
-	INCQ         AX
-	ADDQ         $0x08, DX
-	SUBQ         $0x01, SI
-	JG           ranks
+	LEAQ         8(DX), DI
+	XORL         R9, R9
 
-ranks_done:
+PermuteRanks_level:
+	MOVL    (DI), R10
+	SHLL    $0x04, R9
+	ADDQ    R9, R10
+	VPCMPD  $0x06, (BX)(R10*4), Z0, K1
+	KMOVW   K1, R10
+	POPCNTL R10, R10
+	ADDL    R10, R9
+	ADDQ    $0x04, DI
+	DECL    R8
+	JNZ     PermuteRanks_level
+	MOVW    R9, (AX)
+	ADDQ    $0x02, AX
+	ADDQ    $0x18, DX
+	SUBQ    $0x01, SI
+	JG      PermuteRanks
+
+PermuteRanks_done:
 	VZEROUPPER
 	RET
 
@@ -130,7 +135,7 @@ columnswide_done:
 	VZEROUPPER
 	RET
 
-// func PermuteRanksWide(dst *byte, columns *int64, pieces *[2]uint32, keys *int64, n int)
+// func PermuteRanksWide(dst *uint16, columns *int64, pieces *[6]uint32, keys *int64, n int)
 // Requires: AVX, AVX512F, POPCNT
 TEXT ·PermuteRanksWide(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), AX
@@ -139,47 +144,57 @@ TEXT ·PermuteRanksWide(SB), NOSPLIT, $0-40
 	MOVQ keys+24(FP), BX
 	MOVQ n+32(FP), SI
 	CMPQ SI, $0x00
-	JLE  rankswide_done
+	JLE  PermuteRanksWide_done
 
-rankswide:
+PermuteRanksWide:
 	MOVL         (DX), DI
 	MOVL         4(DX), R8
 	VPBROADCASTQ (CX)(DI*8), Z0
-	LEAQ         (BX)(R8*8), R8
-	VPCMPQ       $0x06, (R8), Z0, K1
-	VPCMPQ       $0x06, 64(R8), Z0, K2
-	KUNPCKBW     K1, K2, K1
-	KMOVW        K1, DI
-	POPCNTL      DI, DI
-	SHLQ         $0x04, DI
-	LEAQ         (R8)(DI*8), R8
-	VPCMPQ       $0x06, 128(R8), Z0, K1
-	VPCMPQ       $0x06, 192(R8), Z0, K2
-	KUNPCKBW     K1, K2, K1
-	KMOVW        K1, R8
-	POPCNTL      R8, R8
-	ADDL         DI, R8
-	MOVB         R8, (AX)
-	INCQ         AX
-	ADDQ         $0x08, DX
-	SUBQ         $0x01, SI
-	JG           rankswide
+	LEAQ         8(DX), DI
+	XORL         R9, R9
 
-rankswide_done:
+PermuteRanksWide_level:
+	MOVL     (DI), R10
+	SHLL     $0x04, R9
+	ADDQ     R9, R10
+	VPCMPQ   $0x06, (BX)(R10*8), Z0, K1
+	VPCMPQ   $0x06, 64(BX)(R10*8), Z0, K2
+	KUNPCKBW K1, K2, K1
+	KMOVW    K1, R10
+	POPCNTL  R10, R10
+	ADDL     R10, R9
+	ADDQ     $0x04, DI
+	DECL     R8
+	JNZ      PermuteRanksWide_level
+	MOVW     R9, (AX)
+	ADDQ     $0x02, AX
+	ADDQ     $0x18, DX
+	SUBQ     $0x01, SI
+	JG       PermuteRanksWide
+
+PermuteRanksWide_done:
 	VZEROUPPER
 	RET
 
-// func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[128]byte, n int)
-// Requires: AVX, AVX512BW, AVX512VBMI
+// func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[128]uint16, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
 TEXT ·PermuteHeaps(SB), NOSPLIT, $0-32
-	MOVQ     masks+0(FP), AX
-	MOVQ     heaps+8(FP), CX
-	MOVQ     ranks+16(FP), DX
-	VMOVDQU8 (DX), Z0
-	VMOVDQU8 64(DX), Z1
-	MOVQ     n+24(FP), DX
-	CMPQ     DX, $0x00
-	JLE      heaps_done
+	MOVQ         masks+0(FP), AX
+	MOVQ         heaps+8(FP), CX
+	MOVQ         ranks+16(FP), DX
+	VMOVDQU16    (DX), Z0
+	VMOVDQU16    64(DX), Z1
+	VPMOVWB      Z0, Y0
+	VPMOVWB      Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU16    128(DX), Z1
+	VMOVDQU16    192(DX), Z2
+	VPMOVWB      Z1, Y1
+	VPMOVWB      Z2, Y2
+	VINSERTI64X4 $0x01, Y2, Z1, Z1
+	MOVQ         n+24(FP), DX
+	CMPQ         DX, $0x00
+	JLE          heaps_done
 
 heaps:
 	VMOVDQU8 (CX), Z2
@@ -315,22 +330,30 @@ DATA permuteLanes<>+48(SB)/8, $+320
 DATA permuteLanes<>+56(SB)/8, $+384
 GLOBL permuteLanes<>(SB), RODATA|NOPTR, $64
 
-// func PermuteBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]byte, n int)
-// Requires: AVX, AVX512BW, AVX512VBMI, AVX512VL
+// func PermuteBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
 TEXT ·PermuteBlocks(SB), NOSPLIT, $0-56
-	MOVQ     masks+0(FP), AX
-	MOVQ     shapes+8(FP), CX
-	MOVQ     bases+16(FP), DX
-	MOVQ     blocks+24(FP), BX
-	MOVQ     offsets+32(FP), SI
-	MOVQ     ranks+40(FP), DI
-	VMOVDQU8 (DI), Z0
-	VMOVDQU8 64(DI), Z1
-	MOVQ     n+48(FP), DI
-	CMPQ     DI, $0x00
-	JLE      blocks_done
+	MOVQ         masks+0(FP), AX
+	MOVQ         shapes+8(FP), CX
+	MOVQ         bases+16(FP), DX
+	MOVQ         blocks+24(FP), BX
+	MOVQ         offsets+32(FP), SI
+	MOVQ         ranks+40(FP), DI
+	VMOVDQU16    (DI), Z0
+	VMOVDQU16    64(DI), Z1
+	VPMOVWB      Z0, Y0
+	VPMOVWB      Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU16    128(DI), Z1
+	VMOVDQU16    192(DI), Z3
+	VPMOVWB      Z1, Y1
+	VPMOVWB      Z3, Y3
+	VINSERTI64X4 $0x01, Y3, Z1, Z1
+	MOVQ         n+48(FP), DI
+	CMPQ         DI, $0x00
+	JLE          PermuteBlocks_done
 
-blocks:
+PermuteBlocks:
 	MOVL     (SI), R8
 	ADDQ     BX, R8
 	MOVBLZX  12(R8), R9
@@ -348,9 +371,48 @@ blocks:
 	ADDQ     $0x08, CX
 	ADDQ     $0x04, DX
 	SUBQ     $0x01, DI
-	JG       blocks
+	JG       PermuteBlocks
 
-blocks_done:
+PermuteBlocks_done:
+	VZEROUPPER
+	RET
+
+// func PermuteWordBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)
+// Requires: AVX, AVX512BW
+TEXT ·PermuteWordBlocks(SB), NOSPLIT, $0-56
+	MOVQ      masks+0(FP), AX
+	MOVQ      shapes+8(FP), CX
+	MOVQ      bases+16(FP), DX
+	MOVQ      blocks+24(FP), BX
+	MOVQ      offsets+32(FP), SI
+	MOVQ      ranks+40(FP), DI
+	VMOVDQU16 (DI), Z0
+	VMOVDQU16 64(DI), Z1
+	MOVQ      n+48(FP), DI
+	CMPQ      DI, $0x00
+	JLE       PermuteWordBlocks_done
+
+PermuteWordBlocks:
+	MOVL      (SI), R8
+	ADDQ      BX, R8
+	MOVBLZX   12(R8), R9
+	VMOVDQU16 16(R8), Z2
+	VPERMI2W  Z1, Z0, Z2
+	VPCMPUW   $0x06, 16(R8)(R9*2), Z2, K1
+	KMOVD     K1, R10
+	MOVQ      (R8), R9
+	MOVL      8(R8), R8
+	MOVQ      R10, (AX)
+	MOVQ      R9, (CX)
+	MOVL      R8, (DX)
+	ADDQ      $0x04, SI
+	ADDQ      $0x08, AX
+	ADDQ      $0x08, CX
+	ADDQ      $0x04, DX
+	SUBQ      $0x01, DI
+	JG        PermuteWordBlocks
+
+PermuteWordBlocks_done:
 	VZEROUPPER
 	RET
 
