@@ -65,9 +65,12 @@ const (
 	maxPermuteSplits = 1 << 23
 )
 
+// permutes tells whether the processor has what permute needs.
+func permutes() bool { return highest >= levelVBMI && cpu.X86.HasAVX512VPOPCNTDQ }
+
 // newPermuteForest lays out a forest, or gives nil when the processor cannot permute or the forest asks too much.
 func newPermuteForest(f *model.Forest) *permuteForest {
-	if highest < levelVBMI || !cpu.X86.HasAVX512VPOPCNTDQ || f.NumTrees() > maxPermuteTrees || f.NumSplits() > maxPermuteSplits {
+	if !permutes() || f.NumTrees() > maxPermuteTrees || f.NumSplits() > maxPermuteSplits {
 		return nil
 	}
 	a := newAsk(f)

@@ -350,26 +350,24 @@ TEXT ·PermuteBlocks(SB), NOSPLIT, $0-56
 	VPMOVWB      Z3, Y3
 	VINSERTI64X4 $0x01, Y3, Z1, Z1
 	MOVQ         n+48(FP), DI
+	XORL         R8, R8
 	CMPQ         DI, $0x00
 	JLE          PermuteBlocks_done
 
 PermuteBlocks:
-	MOVL     (SI), R8
-	ADDQ     BX, R8
-	MOVBLZX  12(R8), R9
-	VMOVDQU8 16(R8), Y2
+	MOVL     (SI)(R8*4), R9
+	ADDQ     BX, R9
+	MOVBLZX  12(R9), R10
+	VMOVDQU8 16(R9), Y2
 	VPERMI2B Z1, Z0, Z2
-	VPCMPUB  $0x06, 16(R8)(R9*1), Y2, K1
-	KMOVD    K1, R10
-	MOVQ     (R8), R9
-	MOVL     8(R8), R8
-	MOVQ     R10, (AX)
-	MOVQ     R9, (CX)
-	MOVL     R8, (DX)
-	ADDQ     $0x04, SI
-	ADDQ     $0x08, AX
-	ADDQ     $0x08, CX
-	ADDQ     $0x04, DX
+	VPCMPUB  $0x06, 16(R9)(R10*1), Y2, K1
+	KMOVD    K1, R11
+	MOVQ     (R9), R10
+	MOVL     8(R9), R9
+	MOVQ     R11, (AX)(R8*8)
+	MOVQ     R10, (CX)(R8*8)
+	MOVL     R9, (DX)(R8*4)
+	INCQ     R8
 	SUBQ     $0x01, DI
 	JG       PermuteBlocks
 
@@ -389,26 +387,24 @@ TEXT ·PermuteWordBlocks(SB), NOSPLIT, $0-56
 	VMOVDQU16 (DI), Z0
 	VMOVDQU16 64(DI), Z1
 	MOVQ      n+48(FP), DI
+	XORL      R8, R8
 	CMPQ      DI, $0x00
 	JLE       PermuteWordBlocks_done
 
 PermuteWordBlocks:
-	MOVL      (SI), R8
-	ADDQ      BX, R8
-	MOVBLZX   12(R8), R9
-	VMOVDQU16 16(R8), Z2
+	MOVL      (SI)(R8*4), R9
+	ADDQ      BX, R9
+	MOVBLZX   12(R9), R10
+	VMOVDQU16 16(R9), Z2
 	VPERMI2W  Z1, Z0, Z2
-	VPCMPUW   $0x06, 16(R8)(R9*2), Z2, K1
-	KMOVD     K1, R10
-	MOVQ      (R8), R9
-	MOVL      8(R8), R8
-	MOVQ      R10, (AX)
-	MOVQ      R9, (CX)
-	MOVL      R8, (DX)
-	ADDQ      $0x04, SI
-	ADDQ      $0x08, AX
-	ADDQ      $0x08, CX
-	ADDQ      $0x04, DX
+	VPCMPUW   $0x06, 16(R9)(R10*2), Z2, K1
+	KMOVD     K1, R11
+	MOVQ      (R9), R10
+	MOVL      8(R9), R9
+	MOVQ      R11, (AX)(R8*8)
+	MOVQ      R10, (CX)(R8*8)
+	MOVL      R9, (DX)(R8*4)
+	INCQ      R8
 	SUBQ      $0x01, DI
 	JG        PermuteWordBlocks
 
