@@ -4,7 +4,7 @@ package engine
 
 import (
 	"math"
-	"unsafe"
+	"slices"
 
 	"github.com/coppice-mesh/coppice/replica/forest/engine/internal/simd"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
@@ -12,190 +12,264 @@ import (
 
 // permute answers all splits of a tree at once for one row. The row's ranks, a byte each, stand in registers; one
 // permutation brings to every split the rank that it asks for, one comparison makes a bit of every answer, and then
-// many trees are walked together by their bits. A tree is a heap of 6 levels, or blocks of up to 31 splits of any
-// shape.
+// several trees, or rows, are walked together by their bits. A tree is a heap of 6 levels, or blocks of up to 31 splits
+// of any shape.
 type permute[T Row] struct{ *permuteForest }
+
+// permuteRows is the number of rows that are taken through each tree together when there are so many.
+const permuteRows = 8
 
 // permuteScratch is what one call needs.
 type permuteScratch struct {
 	columns []int32
 	wide    []int64 // columns of float64
-	ranks   [permutePieces]uint16
+	ranks   [permuteRows][permutePieces]uint16
 	masks   []uint64 // of heaps or blocks
 	shapes  []uint64 // of blocks
 	bases   []uint32
 	at      []uint32 // the blocks of trees that go on,
-	who     []uint32 // the places of these trees,
+	who     []uint32 // the slots of these trees,
 	exits   []uint32 // and where they arrive
-	slots   []uint32 // by places
+	slots   []uint32 // by places, and for several rows by rows then
 }
 
-func (w *permuteForest) take() *permuteScratch {
+// take gets scratch for some rows together.
+func (w *permuteForest) take(rows int) *permuteScratch {
 	s, _ := w.scratch.Get().(*permuteScratch)
-	if s.slots == nil {
-		n := fill32(len(w.heaps)) + fill32(len(w.roots))
-		s.columns, s.wide = make([]int32, len(w.feature)+1), make([]int64, len(w.feature)+1)
-		s.masks, s.shapes, s.bases = make([]uint64, n), make([]uint64, n), make([]uint32, n)
-		s.at, s.who = make([]uint32, len(w.deep)+1), make([]uint32, len(w.deep)+1)
-		s.exits, s.slots = make([]uint32, n), make([]uint32, n)
-	}
+	n := fill32(len(w.heaps)) + fill32(len(w.roots))
+	columns := len(w.narrow.zero)
+	s.columns, s.wide = slices.Grow(s.columns[:0], columns)[:columns], slices.Grow(s.wide[:0], columns)[:columns]
+	s.masks, s.slots = slices.Grow(s.masks[:0], n*rows)[:n*rows], slices.Grow(s.slots[:0], n*rows)[:n*rows]
+	s.shapes, s.bases = slices.Grow(s.shapes[:0], n)[:n], slices.Grow(s.bases[:0], n)[:n]
+	s.exits = slices.Grow(s.exits[:0], n)[:n]
+	s.at, s.who = slices.Grow(s.at[:0], len(w.deep)+1)[:len(w.deep)+1], slices.Grow(s.who[:0], len(w.deep)+1)[:len(w.deep)+1]
 	return s
 }
 
 func (w permute[T]) Margins(dst []float64, rows []T, features int) {
-	s := w.take()
+	if len(rows) == 0 {
+		return
+	}
+	f := w.f
+	s := w.take(together(len(rows) / features))
 	for len(rows) > 0 {
-		w.run(s, rows[:features])
-		w.sum(s, dst[:w.f.Outputs])
-		rows, dst = rows[features:], dst[w.f.Outputs:]
+		n := w.run(s, rows, features)
+		out := dst[:n*f.Outputs]
+		for i := range n {
+			begin(f, out[i*f.Outputs:(i+1)*f.Outputs])
+		}
+		w.add(s, out, n)
+		for i := range n {
+			end(f, out[i*f.Outputs:(i+1)*f.Outputs])
+		}
+		rows, dst = rows[n*features:], dst[n*f.Outputs:]
 	}
 	w.scratch.Put(s)
 }
 
 func (w permute[T]) Leaves(dst []int64, rows []T, features int) {
-	s := w.take()
+	if len(rows) == 0 {
+		return
+	}
+	s := w.take(together(len(rows) / features))
 	for len(rows) > 0 {
-		w.run(s, rows[:features])
-		for t, place := range w.places {
-			dst[t] = int64(w.ids[s.slots[place]])
+		n := w.run(s, rows, features)
+		for i := range n {
+			for t, place := range w.places {
+				dst[t] = int64(w.ids[s.slots[int(place)*n+i]])
+			}
+			dst = dst[len(w.places):]
 		}
-		rows, dst = rows[features:], dst[len(w.places):]
+		rows = rows[n*features:]
 	}
 	w.scratch.Put(s)
 }
 
-// run finds the slots at which a row arrives.
-func (w permute[T]) run(s *permuteScratch, row []T) {
-	w.rank(s, row)
-	heaps := fill32(len(w.heaps))
-	if heaps > 0 {
-		simd.PermuteHeaps(&s.masks[0], &w.heaps[0], &s.ranks, len(w.heaps))
-		simd.PermuteHeapLeaves(&s.slots[0], &s.masks[0], len(w.heaps))
+// together is how many of the next rows are taken together.
+func together(rows int) int {
+	if rows < permuteRows {
+		return 1
 	}
-	if len(w.roots) > 0 {
-		w.pass(s, s.slots[heaps:], w.roots)
+	return permuteRows
+}
+
+// run finds the slots at which the next rows arrive, and tells how many rows these are.
+func (w permute[T]) run(s *permuteScratch, rows []T, features int) int {
+	n := together(len(rows) / features)
+	for i := range n {
+		w.rank(s, &s.ranks[i], rows[i*features:(i+1)*features])
+	}
+	heaps, one := fill32(len(w.heaps)), (*[1][permutePieces]uint16)(s.ranks[:1])
+	switch {
+	case heaps == 0:
+	case n == 1:
+		simd.PermuteHeaps(&s.masks[0], &w.heaps[0], one, len(w.heaps))
+		simd.PermuteHeapLeaves(&s.slots[0], &s.masks[0], len(w.heaps))
+	default:
+		simd.PermuteHeapRows(&s.masks[0], &w.heaps[0], &s.ranks, len(w.heaps))
+		simd.PermuteHeapLeafRows(&s.slots[0], &s.masks[0], len(w.heaps))
+	}
+	switch {
+	case len(w.roots) == 0:
+	case n == 1:
+		w.pass(s, one, s.slots[heaps:], w.roots)
+	default:
+		run := simd.PermuteBlockRows
+		if w.words {
+			run = simd.PermuteWordBlockRows
+		}
+		run(&s.masks[0], &s.shapes[0], &s.bases[0], &w.blocks[0], &w.roots[0], &s.ranks, len(w.roots))
+		simd.PermuteBlockExitRows(&s.slots[heaps*n], &s.masks[0], &s.shapes[0], &s.bases[0], len(w.roots))
 	}
 	if len(w.deep) > 0 {
-		w.goOn(s)
+		for i := range n {
+			w.goOn(s, n, i)
+		}
 	}
+	return n
 }
 
 // rank works out the ranks of a row.
-func (w permute[T]) rank(s *permuteScratch, row []T) {
+func (w permute[T]) rank(s *permuteScratch, dst *[permutePieces]uint16, row []T) {
 	n := len(w.columns)
+	if n == 0 {
+		return
+	}
 	switch row := any(row).(type) {
 	case []float32:
-		simd.PermuteColumns(&s.columns[0], unsafe.SliceData(row), unsafe.SliceData(w.feature), unsafe.SliceData(w.narrow.missing),
-			unsafe.SliceData(w.narrow.zero), n)
+		simd.PermuteColumns(&s.columns[0], &row[0], &w.feature[0], &w.narrow.missing[0], &w.narrow.zero[0], n)
 		for _, i := range w.sets {
 			s.columns[i] = value(&w.columns[i], row[w.columns[i].feature])
 		}
 	case []float64:
 		if w.f.Input == model.Float64 {
-			w.rankWide(s, row)
+			w.rankWide(s, dst, row)
 			return
 		}
 		for i := range w.columns {
 			s.columns[i] = value(&w.columns[i], row[w.columns[i].feature])
 		}
 	}
-	simd.PermuteRanks(&s.ranks[0], &s.columns[0], unsafe.SliceData(w.pieces), unsafe.SliceData(w.narrow.keys), len(w.pieces))
+	simd.PermuteRanks(&dst[0], &s.columns[0], &w.pieces[0], &w.narrow.keys[0], len(w.pieces))
 }
 
-func (w *permuteForest) rankWide(s *permuteScratch, row []float64) {
-	simd.PermuteColumnsWide(&s.wide[0], unsafe.SliceData(row), unsafe.SliceData(w.feature), unsafe.SliceData(w.wide.missing),
-		unsafe.SliceData(w.wide.zero), len(w.columns))
+func (w *permuteForest) rankWide(s *permuteScratch, dst *[permutePieces]uint16, row []float64) {
+	simd.PermuteColumnsWide(&s.wide[0], &row[0], &w.feature[0], &w.wide.missing[0], &w.wide.zero[0], len(w.columns))
 	for _, i := range w.sets {
 		s.wide[i] = math.MaxInt64
 		if value(&w.columns[i], row[w.columns[i].feature]) == toLeft {
 			s.wide[i] = math.MinInt64
 		}
 	}
-	simd.PermuteRanksWide(&s.ranks[0], &s.wide[0], unsafe.SliceData(w.pieces), unsafe.SliceData(w.wide.keys), len(w.pieces))
+	simd.PermuteRanksWide(&dst[0], &s.wide[0], &w.pieces[0], &w.wide.keys[0], len(w.pieces))
 }
 
-// pass takes the row through blocks.
-func (w *permuteForest) pass(s *permuteScratch, slots, blocks []uint32) {
+// pass takes a row through blocks.
+func (w *permuteForest) pass(s *permuteScratch, ranks *[1][permutePieces]uint16, slots, blocks []uint32) {
+	run := simd.PermuteBlocks
 	if w.words {
-		simd.PermuteWordBlocks(&s.masks[0], &s.shapes[0], &s.bases[0], &w.blocks[0], &blocks[0], &s.ranks, len(blocks))
-	} else {
-		simd.PermuteBlocks(&s.masks[0], &s.shapes[0], &s.bases[0], &w.blocks[0], &blocks[0], &s.ranks, len(blocks))
+		run = simd.PermuteWordBlocks
 	}
+	run(&s.masks[0], &s.shapes[0], &s.bases[0], &w.blocks[0], &blocks[0], ranks, len(blocks))
 	simd.PermuteBlockExits(&slots[0], &s.masks[0], &s.shapes[0], &s.bases[0], len(blocks))
 }
 
-// goOn takes the row through further blocks until it has arrived at a leaf in every tree.
-func (w *permuteForest) goOn(s *permuteScratch) {
-	n := 0
+// goOn takes row i of n through further blocks until it has arrived at a leaf in every tree.
+func (w *permuteForest) goOn(s *permuteScratch, n, i int) {
+	ranks := (*[1][permutePieces]uint16)(s.ranks[i : i+1])
+	waiting := 0
 	for _, d := range w.deep {
-		n = s.wait(n, d.place, w.forks[s.slots[d.place]-d.first])
+		at := int(d.place)*n + i
+		waiting = s.wait(waiting, at, w.forks[s.slots[at]-d.first])
 	}
-	for n > 0 {
-		w.pass(s, s.exits, s.at[:n])
-		waiting := 0
-		for i, place := range s.who[:n] {
-			exit := s.exits[i]
+	for waiting > 0 {
+		w.pass(s, ranks, s.exits, s.at[:waiting])
+		still := 0
+		for k, at := range s.who[:waiting] {
+			exit := s.exits[k]
 			if exit >= mark {
 				exit = w.forks[exit-mark]
 			}
-			waiting = s.wait(waiting, place, exit)
+			still = s.wait(still, int(at), exit)
 		}
-		n = waiting
+		waiting = still
 	}
 }
 
 // wait notes where a tree goes on: a slot, or a marked block, of which there are then n+1 and not n.
-func (s *permuteScratch) wait(n int, place, to uint32) int {
-	s.slots[place] = to
-	s.at[n], s.who[n] = to&^mark, place
+func (s *permuteScratch) wait(n, at int, to uint32) int {
+	s.slots[at] = to
+	s.at[n], s.who[n] = to&^mark, uint32(at)
 	return n + int(to/mark) // without a jump
 }
 
-// sum adds what the slots give, in the order of the trees.
-func (w *permuteForest) sum(s *permuteScratch, out []float64) {
+// add adds to the sums of n rows what their slots give, in the order of the trees.
+func (w *permuteForest) add(s *permuteScratch, out []float64, n int) {
 	f := w.f
-	begin(f, out)
-	slots := s.slots
+	alone := f.Outputs == 1 && len(w.places) > 0
 	switch {
-	case w.rows != nil:
-		for t, place := range w.places {
-			addRow(f, int(w.rows[slots[place]]), out[first(f, t):])
-		}
-	case f.Width > 1 && f.Single:
-		for t, place := range w.places {
-			to, at := out[first(f, t):], int(slots[place])*f.Width
-			for o, v := range w.values32[at : at+f.Width] {
-				to[o] = float64(float32(to[o]) + v)
+	case alone && f.Single && n == permuteRows:
+		addTogether(w.values32, w.places, s.slots, (*[permuteRows]float64)(out))
+		return
+	case alone && n == permuteRows:
+		addTogether(w.values, w.places, s.slots, (*[permuteRows]float64)(out))
+		return
+	}
+	for i := range n {
+		to := out[i*f.Outputs : (i+1)*f.Outputs]
+		switch {
+		case alone && f.Single:
+			addAlone(w.values32, w.places, s.slots, &to[0])
+		case alone:
+			addAlone(w.values, w.places, s.slots, &to[0])
+		case f.Width > permuteWidth:
+			for _, place := range w.places {
+				addRow(f, int(w.rows[s.slots[int(place)*n+i]]), to)
 			}
-		}
-	case f.Width > 1:
-		for t, place := range w.places {
-			to, at := out[first(f, t):], int(slots[place])*f.Width
-			for o, v := range w.values[at : at+f.Width] {
-				to[o] += v
-			}
-		}
-	case f.Single && f.First == nil && len(w.places) > 0:
-		sum, values := float32(out[0]), w.values32
-		for _, place := range w.places {
-			sum += values[slots[place]]
-		}
-		out[0] = float64(sum)
-	case f.Single:
-		for t, place := range w.places {
-			o := &out[first(f, t)]
-			*o = float64(float32(*o) + w.values32[slots[place]])
-		}
-	case f.First == nil:
-		sum, values := out[0], w.values
-		for _, place := range w.places {
-			sum += values[slots[place]]
-		}
-		out[0] = sum
-	default:
-		for t, place := range w.places {
-			out[f.First[t]] += w.values[slots[place]]
+		case f.Single:
+			addEach(f, w.values32, w.places, s.slots[i:], n, to)
+		default:
+			addEach(f, w.values, w.places, s.slots[i:], n, to)
 		}
 	}
-	end(f, out)
+}
+
+// addAlone adds the values of a row's slots to the only output.
+func addAlone[F float32 | float64](values []F, places, slots []uint32, out *float64) {
+	sum := F(*out)
+	for _, place := range places {
+		sum += values[slots[place]]
+	}
+	*out = float64(sum)
+}
+
+// addTogether is addAlone for several rows, whose sums need not wait for each other.
+func addTogether[F float32 | float64](values []F, places, slots []uint32, out *[permuteRows]float64) {
+	s0, s1, s2, s3 := F(out[0]), F(out[1]), F(out[2]), F(out[3])
+	s4, s5, s6, s7 := F(out[4]), F(out[5]), F(out[6]), F(out[7])
+	for _, place := range places {
+		at := (*[permuteRows]uint32)(slots[int(place)*permuteRows:])
+		s0 += values[at[0]]
+		s1 += values[at[1]]
+		s2 += values[at[2]]
+		s3 += values[at[3]]
+		s4 += values[at[4]]
+		s5 += values[at[5]]
+		s6 += values[at[6]]
+		s7 += values[at[7]]
+	}
+	*out = [permuteRows]float64{
+		float64(s0), float64(s1), float64(s2), float64(s3), float64(s4), float64(s5), float64(s6), float64(s7),
+	}
+}
+
+// addEach adds the values of a row's slots to the outputs of their trees.
+func addEach[F float32 | float64](f *model.Forest, values []F, places, slots []uint32, n int, out []float64) {
+	for t, place := range places {
+		at := int(slots[int(place)*n]) * f.Width
+		to := out[first(f, t):]
+		for o, v := range values[at : at+f.Width] {
+			to[o] = float64(F(to[o]) + v)
+		}
+	}
 }

@@ -62,24 +62,22 @@ func TestPermuteMemory(t *testing.T) {
 }
 
 func columnsOf[I int32 | int64, F float32 | float64](t *testing.T, random *rand.Rand, n, full int, least, most I, order func(F) I,
-	run func(dst *I, row *F, feature *int32, missing *I, zero *F, n int)) {
+	run func(dst *I, row *F, feature *uint32, missing *I, zero *F, n int)) {
 	features := 1 + random.IntN(300)
 	row := atEnd(t, make([]F, features))
 	for i, v := range drawRows(random, features, 1) {
 		row[i] = F(v)
 	}
 	a := &permuteAsk[I, F]{}
-	feature := make([]int32, (n+full-1)/full*full)
+	feature := make([]uint32, n)
 	for i := range feature {
-		if i < n {
-			feature[i] = int32(random.IntN(features))
-		} else {
-			feature[i] = math.MaxInt32
-		}
+		feature[i] = uint32(random.IntN(features))
+	}
+	feature[0] = uint32(features - 1)
+	for range (n + full - 1) / full * full {
 		a.add(&column{missingLeft: random.IntN(2) == 0, zeroMissing: random.IntN(2) == 0}, least, most)
 	}
-	feature[0] = int32(features - 1)
-	dst := atEnd(t, make([]I, len(feature)))
+	dst := atEnd(t, make([]I, len(a.zero)))
 	run(&dst[0], &row[0], &atEnd(t, feature)[0], &atEnd(t, a.missing)[0], &atEnd(t, a.zero)[0], n)
 	for i, got := range dst[:n] {
 		v := row[feature[i]]
@@ -129,36 +127,51 @@ func drawBytes(random *rand.Rand, to []byte) {
 	}
 }
 
-func drawRanks(random *rand.Rand, most int) *[permutePieces]uint16 {
-	r := new([permutePieces]uint16)
-	for i := range r {
-		r[i] = uint16(random.IntN(most + 1))
+// drawRanks gives the ranks of permuteRows rows, at the end of a page.
+func drawRanks(t *testing.T, random *rand.Rand, most int) [][permutePieces]uint16 {
+	ranks := make([][permutePieces]uint16, permuteRows)
+	for i := range ranks {
+		for k := range ranks[i] {
+			ranks[i][k] = uint16(random.IntN(most + 1))
+		}
 	}
-	return r
+	return atEnd(t, ranks)
 }
 
 func heapsOf(t *testing.T, random *rand.Rand, n int) {
-	heaps, ranks := make([][128]byte, n), drawRanks(random, maxRank)
+	heaps, ranks := make([][128]byte, n), drawRanks(t, random, maxRank)
 	for i := range heaps {
 		drawBytes(random, heaps[i][:])
 		for k := range heapLeaves {
 			heaps[i][k] %= permutePieces
 		}
 	}
-	masks, slots := atEnd(t, make([]uint64, fill32(n))), atEnd(t, make([]uint32, fill32(n)))
-	at := atEnd(t, heaps)
-	simd.PermuteHeaps(unsafe.SliceData(masks), unsafe.SliceData(at), (*[permutePieces]uint16)(atEnd(t, ranks[:])), n)
-	simd.PermuteHeapLeaves(unsafe.SliceData(slots), unsafe.SliceData(masks), n)
-	for i, h := range heaps {
-		k := 1
+	want := func(row, i int) uint32 {
+		h, k := heaps[i], 1
 		for k < heapLeaves {
 			k *= 2
-			if ranks[h[k/2]] > uint16(h[heapLeaves+k/2]) {
+			if ranks[row][h[k/2]] > uint16(h[heapLeaves+k/2]) {
 				k++
 			}
 		}
-		if want := uint32(i*heapLeaves + k - heapLeaves); slots[i] != want {
-			t.Fatalf("slot %d is %d, want %d", i, slots[i], want)
+		return uint32(i*heapLeaves + k - heapLeaves)
+	}
+	at := unsafe.SliceData(atEnd(t, heaps))
+	masks, slots := atEnd(t, make([]uint64, fill32(n))), atEnd(t, make([]uint32, fill32(n)))
+	simd.PermuteHeaps(unsafe.SliceData(masks), at, (*[1][permutePieces]uint16)(ranks[permuteRows-1:]), n)
+	simd.PermuteHeapLeaves(unsafe.SliceData(slots), unsafe.SliceData(masks), n)
+	for i := range n {
+		if slots[i] != want(permuteRows-1, i) {
+			t.Fatalf("slot %d is %d, want %d", i, slots[i], want(permuteRows-1, i))
+		}
+	}
+	full := (n + 3) &^ 3 * permuteRows
+	masks, slots = atEnd(t, make([]uint64, full)), atEnd(t, make([]uint32, full))
+	simd.PermuteHeapRows(unsafe.SliceData(masks), at, (*[permuteRows][permutePieces]uint16)(ranks), n)
+	simd.PermuteHeapLeafRows(unsafe.SliceData(slots), unsafe.SliceData(masks), n)
+	for i, slot := range slots[:n*permuteRows] {
+		if w := want(i%permuteRows, i/permuteRows); slot != w {
+			t.Fatalf("slot %d of row %d is %d, want %d", i/permuteRows, i%permuteRows, slot, w)
 		}
 	}
 }
@@ -169,7 +182,7 @@ func blocksOf(t *testing.T, random *rand.Rand, n int, words bool) {
 		most, pieces = math.MaxUint16, permuteWords
 	}
 	p := planter{permuteForest: &permuteForest{f: &model.Forest{Width: 1, Values: []float64{0}}, words: words}}
-	ranks := drawRanks(random, most)
+	ranks := drawRanks(t, random, most)
 	var roots []*plot
 	var grow func(splits int) *plot
 	grow = func(splits int) *plot {
@@ -187,42 +200,52 @@ func blocksOf(t *testing.T, random *rand.Rand, n int, words bool) {
 		roots = append(roots, grow(1+random.IntN(blockSplits)))
 		offsets = append(offsets, p.block(roots[len(roots)-1]))
 	}
-	masks, shapes := atEnd(t, make([]uint64, fill32(n))), atEnd(t, make([]uint64, fill32(n)))
-	bases, slots := atEnd(t, make([]uint32, fill32(n))), atEnd(t, make([]uint32, fill32(n)))
-	run := simd.PermuteBlocks
-	if words {
-		run = simd.PermuteWordBlocks
-	}
-	blocks := atEnd(t, append(p.blocks, make([]byte, 128)...))
-	run(unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), &blocks[0], unsafe.SliceData(atEnd(t, offsets)),
-		(*[permutePieces]uint16)(atEnd(t, ranks[:])), n)
-	simd.PermuteBlockExits(unsafe.SliceData(slots), unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), n)
-	first := 0
-	for i, root := range roots {
-		// Exits are numbered level by level.
-		exit := first
-		to := root
+	want := func(row, i int) uint32 {
+		exit, to := 0, roots[i]
 		for to.left != nil {
-			if ranks[to.piece] > to.key {
+			if ranks[row][to.piece] > to.key {
 				to = to.right
 			} else {
 				to = to.left
 			}
 		}
-		for level := []*plot{root}; len(level) > 0; level = level[1:] {
-			if level[0] == to {
-				break
-			}
+		for _, before := range roots[:i] {
+			exit += before.splits + 1
+		}
+		for level := []*plot{roots[i]}; level[0] != to; level = level[1:] { // exits are numbered level by level
 			if level[0].left == nil {
 				exit++
 			} else {
 				level = append(level, level[0].left, level[0].right)
 			}
 		}
-		if slots[i] != uint32(exit) {
-			t.Fatalf("words %v: block %d ends at %d, want %d", words, i, slots[i], exit)
+		return uint32(exit)
+	}
+	run, runRows := simd.PermuteBlocks, simd.PermuteBlockRows
+	if words {
+		run, runRows = simd.PermuteWordBlocks, simd.PermuteWordBlockRows
+	}
+	blocks, at := atEnd(t, append(p.blocks, make([]byte, 128)...)), unsafe.SliceData(atEnd(t, offsets))
+	masks, shapes := atEnd(t, make([]uint64, fill32(n))), atEnd(t, make([]uint64, fill32(n)))
+	bases, slots := atEnd(t, make([]uint32, fill32(n))), atEnd(t, make([]uint32, fill32(n)))
+	run(unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), &blocks[0], at,
+		(*[1][permutePieces]uint16)(ranks[permuteRows-1:]), n)
+	simd.PermuteBlockExits(unsafe.SliceData(slots), unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), n)
+	for i := range n {
+		if slots[i] != want(permuteRows-1, i) {
+			t.Fatalf("words %v: block %d ends at %d, want %d", words, i, slots[i], want(permuteRows-1, i))
 		}
-		first += root.splits + 1
+	}
+	full := (n + 3) &^ 3
+	masks, shapes = atEnd(t, make([]uint64, full*permuteRows)), atEnd(t, make([]uint64, full))
+	bases, slots = atEnd(t, make([]uint32, full)), atEnd(t, make([]uint32, full*permuteRows))
+	runRows(unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), &blocks[0], at,
+		(*[permuteRows][permutePieces]uint16)(ranks), n)
+	simd.PermuteBlockExitRows(unsafe.SliceData(slots), unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), n)
+	for i, slot := range slots[:n*permuteRows] {
+		if w := want(i%permuteRows, i/permuteRows); slot != w {
+			t.Fatalf("words %v: block %d of row %d ends at %d, want %d", words, i/permuteRows, i%permuteRows, slot, w)
+		}
 	}
 }
 
@@ -285,7 +308,7 @@ func TestPermuteShapes(t *testing.T) {
 		} else {
 			bytes++
 		}
-		rows := make([]float64, 9*features)
+		rows := make([]float64, (2*permuteRows+3)*features)
 		for i := range rows {
 			if rows[i] = float64(random.IntN(most)) / 1e6; random.IntN(8) == 0 {
 				rows[i] = math.NaN()
@@ -305,7 +328,7 @@ func same[T Row](t *testing.T, seed uint64, f *model.Forest, w *permuteForest, r
 	want, wantLeaves := make([]float64, n*f.Outputs), make([]int64, n*f.NumTrees())
 	scalar[T]{f}.Margins(want, rows, features)
 	scalar[T]{f}.Leaves(wantLeaves, rows, features)
-	for _, size := range []int{0, 1, n - 1, n} {
+	for _, size := range []int{0, 1, permuteRows - 1, permuteRows, n} {
 		check(t, fmt.Sprintf("seed %d, %d rows", seed, size), Kernel[T](permute[T]{w}), atEnd(t, rows[:size*features]), features,
 			want[:size*f.Outputs], wantLeaves[:size*f.NumTrees()])
 	}

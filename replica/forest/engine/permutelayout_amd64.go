@@ -19,7 +19,7 @@ type permuteForest struct {
 	f       *model.Forest
 	columns columns
 	sets    []int       // the columns that are sets
-	feature []int32     // of every column, and up to a multiple of 16
+	feature []uint32    // of every column
 	pieces  [][6]uint32 // as simd.PermuteRanks has them
 	narrow  permuteAsk[int32, float32]
 	wide    permuteAsk[int64, float64] // for rows of float64 that are not rounded to float32
@@ -143,17 +143,20 @@ func (a *permuteAsk[I, F]) addKeys(keys []I, most I) (levels []int) {
 }
 
 func (w *permuteForest) layColumns() {
-	for i := range (len(w.columns) + 15) &^ 15 {
-		c := &column{}
-		if i < len(w.columns) {
-			c = &w.columns[i]
-		}
+	add := func(c *column) {
+		w.narrow.add(c, toLeft, toRight)
+		w.wide.add(c, math.MinInt64, math.MaxInt64)
+	}
+	for i := range w.columns {
+		c := &w.columns[i]
 		if c.set {
 			w.sets = append(w.sets, i)
 		}
-		w.feature = append(w.feature, int32(c.feature))
-		w.narrow.add(c, toLeft, toRight)
-		w.wide.add(c, math.MinInt64, math.MaxInt64)
+		w.feature = append(w.feature, uint32(c.feature))
+		add(c)
+	}
+	for len(w.narrow.zero)%16 != 0 {
+		add(&column{})
 	}
 }
 

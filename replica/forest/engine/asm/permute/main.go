@@ -3,6 +3,8 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -24,11 +26,26 @@ func main() {
 	columnsWide()
 	ranks("PermuteRanksWide", "PermuteRanksWide is PermuteRanks for int64.", "int64", 8,
 		func(m, z Op) { VPBROADCASTQ(m, z) }, func(p, m, z, k Op) { VPCMPQ(p, m, z, k) })
-	heaps()
-	heapLeaves()
-	blocks("PermuteBlocks", 1)
-	blocks("PermuteWordBlocks", 2)
-	blockExits()
+	heaps("PermuteHeaps", 1, "PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of "+
+		"64 splits and then their keys.")
+	heaps("PermuteHeapRows", 8, "PermuteHeapRows is PermuteHeaps for 8 rows: 8 masks a heap.")
+	heapLeaves("PermuteHeapLeaves", "permuteHeaps", 64,
+		"PermuteHeapLeaves walks down n heaps of 6 levels by their masks and writes 64 times the number of the heap and the",
+		"number of its leaf. Both slices have room for a multiple of 32.")
+	heapLeaves("PermuteHeapLeafRows", "permuteRows", 0,
+		"PermuteHeapLeafRows is PermuteHeapLeaves for 8 rows, with room for a multiple of 4 heaps.")
+	blocks("PermuteBlocks", 1, 1,
+		"PermuteBlocks writes for n blocks who goes right, their shapes and the numbers of their first exits. A block has",
+		"its shape, its first exit, the number of its splits, 3 bytes of nothing, the splits' pieces and then their keys;",
+		"behind the last one 128 bytes can be read.")
+	blocks("PermuteBlockRows", 1, 8, "PermuteBlockRows is PermuteBlocks for 8 rows: 8 masks a block.")
+	blocks("PermuteWordBlocks", 2, 1, "PermuteWordBlocks is PermuteBlocks for pieces and keys of 2 bytes.")
+	blocks("PermuteWordBlockRows", 2, 8, "PermuteWordBlockRows is PermuteWordBlocks for 8 rows.")
+	blockExits("PermuteBlockExits", false,
+		"PermuteBlockExits walks down n blocks by their masks and writes their bases plus the numbers of their exits. All",
+		"slices have room for a multiple of 32.")
+	blockExits("PermuteBlockExitRows", true,
+		"PermuteBlockExitRows is PermuteBlockExits for 8 rows, with room for a multiple of 4 blocks.")
 	Generate()
 }
 
@@ -58,41 +75,77 @@ func all64(v uint64) reg.VecVirtual {
 	return z
 }
 
+// copies copies the values that columns look at, n of a size. A gather would take longer.
+func copies(name string, size int, dst, row, feature reg.Register, n reg.GPVirtual) {
+	i, at := GP64(), GP64()
+	XORL(i.As32(), i.As32())
+	count := GP64()
+	MOVQ(n, count)
+	loop(name, count, 1, func() {
+		MOVL(Mem{Base: feature, Index: i, Scale: 4}, at.As32())
+		if size == 8 {
+			MOVQ(Mem{Base: row, Index: at, Scale: 8}, at)
+			MOVQ(at, Mem{Base: dst, Index: i, Scale: 8})
+		} else {
+			MOVL(Mem{Base: row, Index: at, Scale: 4}, at.As32())
+			MOVL(at.As32(), Mem{Base: dst, Index: i, Scale: 4})
+		}
+		INCQ(i)
+	})
+}
+
 func columns() {
-	TEXT("PermuteColumns", NOSPLIT, "func(dst *int32, row *float32, feature, missing *int32, zero *float32, n int)")
+	TEXT("PermuteColumns", NOSPLIT, "func(dst *int32, row *float32, feature *uint32, missing *int32, zero *float32, n int)")
 	Doc("PermuteColumns writes, for n columns, the place of a row's value in the order of all float32: missing for NaN",
-		"and for what is not farther from 0 than zero. All but the row have room for a multiple of 16 columns.")
+		"and for what is not farther from 0 than zero. dst, missing and zero have room for a multiple of 16 columns.")
 	dst, row := Load(Param("dst"), GP64()), Load(Param("row"), GP64())
 	feature, missing := Load(Param("feature"), GP64()), Load(Param("missing"), GP64())
 	zero, n := Load(Param("zero"), GP64()), Load(Param("n"), GP64()).(reg.GPVirtual)
+	copies("copies", 4, dst, row, feature, n)
 	positive, zeros := all32(1<<31-1), ZMM()
 	VPXORD(zeros, zeros, zeros)
 	loop("columns", n, 16, func() {
-		// As many ones as there are columns, 16 at most.
-		some, ones, full := K(), GP64(), GP64()
-		MOVQ(U64(16), full)
-		CMPQ(n, full)
-		CMOVQLT(n, full)
-		MOVQ(I32(-1), ones)
-		BZHIQ(full, ones, ones)
-		KMOVW(ones.As32(), some)
-		at, v := ZMM(), ZMM()
-		VMOVDQU32(Mem{Base: feature}, at)
-		VPXORD(v, v, v)
-		VGATHERDPS(Mem{Base: row, Index: at, Scale: 4}, some, v)
-		VADDPS(zeros, v, v) // -0 + 0 is 0
-		absolute, nan, near := ZMM(), K(), K()
+		v, absolute, nan, near, flip := ZMM(), ZMM(), K(), K(), ZMM()
+		VADDPS(Mem{Base: dst}, zeros, v) // -0 + 0 is 0
 		VPANDD(positive, v, absolute)
 		VCMPPS(U8(unordered), v, v, nan)
 		VCMPPS(U8(lessOrEqual), Mem{Base: zero}, absolute, near)
 		KORW(nan, near, near)
-		flip := ZMM()
 		VPSRAD(U8(31), v, flip)
 		VPANDD(positive, flip, flip)
 		VPXORD(flip, v, v)
 		VMOVDQU32(Mem{Base: missing}, near, v)
 		VMOVDQU32(v, Mem{Base: dst})
-		for _, p := range []reg.Register{dst, feature, missing, zero} {
+		for _, p := range []reg.Register{dst, missing, zero} {
+			ADDQ(U8(64), p)
+		}
+	})
+	VZEROUPPER()
+	RET()
+}
+
+func columnsWide() {
+	TEXT("PermuteColumnsWide", NOSPLIT, "func(dst *int64, row *float64, feature *uint32, missing *int64, zero *float64, n int)")
+	Doc("PermuteColumnsWide is PermuteColumns for float64, with room for a multiple of 8 columns.")
+	dst, row := Load(Param("dst"), GP64()), Load(Param("row"), GP64())
+	feature, missing := Load(Param("feature"), GP64()), Load(Param("missing"), GP64())
+	zero, n := Load(Param("zero"), GP64()), Load(Param("n"), GP64()).(reg.GPVirtual)
+	copies("copieswide", 8, dst, row, feature, n)
+	positive, zeros := all64(1<<63-1), ZMM()
+	VPXORQ(zeros, zeros, zeros)
+	loop("columnswide", n, 8, func() {
+		v, absolute, nan, near, flip := ZMM(), ZMM(), K(), K(), ZMM()
+		VADDPD(Mem{Base: dst}, zeros, v) // -0 + 0 is 0
+		VPANDQ(positive, v, absolute)
+		VCMPPD(U8(unordered), v, v, nan)
+		VCMPPD(U8(lessOrEqual), Mem{Base: zero}, absolute, near)
+		KORW(nan, near, near)
+		VPSRAQ(U8(63), v, flip)
+		VPANDQ(positive, flip, flip)
+		VPXORQ(flip, v, v)
+		VMOVDQU64(Mem{Base: missing}, near, v)
+		VMOVDQU64(v, Mem{Base: dst})
+		for _, p := range []reg.Register{dst, missing, zero} {
 			ADDQ(U8(64), p)
 		}
 	})
@@ -140,47 +193,6 @@ func ranks(name, doc, typ string, size int, broadcast func(m, z Op), compare fun
 	RET()
 }
 
-func columnsWide() {
-	TEXT("PermuteColumnsWide", NOSPLIT, "func(dst *int64, row *float64, feature *int32, missing *int64, zero *float64, n int)")
-	Doc("PermuteColumnsWide is PermuteColumns for float64. All but the row have room for a multiple of 8 columns.")
-	dst, row := Load(Param("dst"), GP64()), Load(Param("row"), GP64())
-	feature, missing := Load(Param("feature"), GP64()), Load(Param("missing"), GP64())
-	zero, n := Load(Param("zero"), GP64()), Load(Param("n"), GP64()).(reg.GPVirtual)
-	positive, zeros := all64(1<<63-1), ZMM()
-	VPXORQ(zeros, zeros, zeros)
-	loop("columnswide", n, 8, func() {
-		some, ones, full := K(), GP64(), GP64()
-		MOVQ(U64(8), full)
-		CMPQ(n, full)
-		CMOVQLT(n, full)
-		MOVQ(I32(-1), ones)
-		BZHIQ(full, ones, ones)
-		KMOVW(ones.As32(), some)
-		at, v := YMM(), ZMM()
-		VMOVDQU(Mem{Base: feature}, at)
-		VPXORQ(v, v, v)
-		VGATHERDPD(Mem{Base: row, Index: at, Scale: 8}, some, v)
-		VADDPD(zeros, v, v) // -0 + 0 is 0
-		absolute, nan, near := ZMM(), K(), K()
-		VPANDQ(positive, v, absolute)
-		VCMPPD(U8(unordered), v, v, nan)
-		VCMPPD(U8(lessOrEqual), Mem{Base: zero}, absolute, near)
-		KORW(nan, near, near)
-		flip := ZMM()
-		VPSRAQ(U8(63), v, flip)
-		VPANDQ(positive, flip, flip)
-		VPXORQ(flip, v, v)
-		VMOVDQU64(Mem{Base: missing}, near, v)
-		VMOVDQU64(v, Mem{Base: dst})
-		ADDQ(U8(32), feature)
-		for _, p := range []reg.Register{dst, missing, zero} {
-			ADDQ(U8(64), p)
-		}
-	})
-	VZEROUPPER()
-	RET()
-}
-
 // table is the ranks of a row in registers: 128 bytes, or 64 words.
 func table(ranks reg.Register, size int) (low, high reg.VecVirtual) {
 	low, high = ZMM(), ZMM()
@@ -200,21 +212,37 @@ func table(ranks reg.Register, size int) (low, high reg.VecVirtual) {
 	return low, high
 }
 
-func heaps() {
-	TEXT("PermuteHeaps", NOSPLIT, "func(masks *uint64, heaps *[128]byte, ranks *[128]uint16, n int)")
-	Doc("PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of 64 splits and",
-		"then their keys.")
+// tables are those of several rows.
+func tables(ranks reg.Register, size, rows int) (low, high []reg.VecVirtual) {
+	for range rows {
+		l, h := table(ranks, size)
+		low, high = append(low, l), append(high, h)
+		ADDQ(U32(256), ranks)
+	}
+	return low, high
+}
+
+func heaps(name string, rows int, doc string) {
+	TEXT(name, NOSPLIT, fmt.Sprintf("func(masks *uint64, heaps *[128]byte, ranks *[%d][128]uint16, n int)", rows))
+	Doc(doc)
 	masks, heaps := Load(Param("masks"), GP64()), Load(Param("heaps"), GP64())
-	low, high := table(Load(Param("ranks"), GP64()), 1)
+	low, high := tables(Load(Param("ranks"), GP64()), 1, rows)
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
-	loop("heaps", n, 1, func() {
-		v, k := ZMM(), K()
-		VMOVDQU8(Mem{Base: heaps}, v)
-		VPERMI2B(high, low, v)
-		VPCMPUB(U8(greater), Mem{Base: heaps, Disp: 64}, v, k)
-		KMOVQ(k, Mem{Base: masks})
+	loop(name, n, 1, func() {
+		pieces := ZMM()
+		VMOVDQU8(Mem{Base: heaps}, pieces)
+		for r := range rows {
+			v, k := pieces, K()
+			if rows > 1 {
+				v = ZMM()
+				VMOVDQA64(pieces, v)
+			}
+			VPERMI2B(high[r], low[r], v)
+			VPCMPUB(U8(greater), Mem{Base: heaps, Disp: 64}, v, k)
+			KMOVQ(k, Mem{Base: masks, Disp: 8 * r})
+		}
 		SUBQ(I8(-128), heaps)
-		ADDQ(U8(8), masks)
+		ADDQ(U8(8*rows), masks)
 	})
 	VZEROUPPER()
 	RET()
@@ -223,19 +251,23 @@ func heaps() {
 // groups is how many registers of 8 walks go together.
 const groups = 4
 
-func heapLeaves() {
-	TEXT("PermuteHeapLeaves", NOSPLIT, "func(slots *uint32, masks *uint64, n int)")
-	Doc("PermuteHeapLeaves walks down n heaps of 6 levels by their masks and writes 64 times the number of the heap and the",
-		"number of its leaf. Both slices have room for a multiple of 32.")
+func heapLeaves(name, of string, lane int, doc ...string) {
+	TEXT(name, NOSPLIT, "func(slots *uint32, masks *uint64, n int)")
+	Doc(doc...)
 	slots, masks := Load(Param("slots"), GP64()), Load(Param("masks"), GP64())
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
-	one, two, next := all64(1), all64(2), all64(64*8)
-	base, lanes := ZMM(), GLOBL("permuteLanes", RODATA|NOPTR)
+	one, two, next, base := all64(1), all64(2), all64(64), ZMM()
+	lanes := GLOBL(of, RODATA|NOPTR)
 	for i := range 8 {
-		DATA(8*i, I64(64*i-64))
+		DATA(8*i, I64(lane*i-64))
 	}
 	VMOVDQU64(lanes, base)
-	loop("leaves", n, 8*groups, func() {
+	step := groups
+	if lane > 0 {
+		VPSLLQ(U8(3), next, next)
+		step *= 8
+	}
+	loop(name, n, step, func() {
 		var m, at [groups]reg.VecVirtual
 		for g := range groups {
 			m[g], at[g] = ZMM(), ZMM()
@@ -269,19 +301,13 @@ const (
 	orAnd  = 0b11101010 // c or (a and b)
 )
 
-func blocks(name string, size int) {
-	TEXT(name, NOSPLIT, "func(masks, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)")
-	if size == 1 {
-		Doc("PermuteBlocks writes for n blocks who goes right, their shapes and the numbers of their first exits. A block has",
-			"its shape, its first exit, the number of its splits, 3 bytes of nothing, the splits' pieces and then their keys;",
-			"behind the last one 128 bytes can be read.")
-	} else {
-		Doc("PermuteWordBlocks is PermuteBlocks for pieces and keys of 2 bytes.")
-	}
+func blocks(name string, size, rows int, doc ...string) {
+	TEXT(name, NOSPLIT, fmt.Sprintf("func(masks, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[%d][128]uint16, n int)", rows))
+	Doc(doc...)
 	masks, shapes := Load(Param("masks"), GP64()), Load(Param("shapes"), GP64())
 	bases, blocks := Load(Param("bases"), GP64()), Load(Param("blocks"), GP64())
 	offsets := Load(Param("offsets"), GP64())
-	low, high := table(Load(Param("ranks"), GP64()), size)
+	low, high := tables(Load(Param("ranks"), GP64()), size, rows)
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
 	i := GP64()
 	XORL(i.As32(), i.As32())
@@ -290,46 +316,64 @@ func blocks(name string, size int) {
 		MOVL(Mem{Base: offsets, Index: i, Scale: 4}, block.As32())
 		ADDQ(blocks, block)
 		MOVBLZX(Mem{Base: block, Disp: 12}, splits.As32())
-		v, k, mask := ZMM(), K(), GP32()
-		pieces, keys := Mem{Base: block, Disp: 16}, Mem{Base: block, Index: splits, Scale: uint8(size), Disp: 16}
+		pieces := ZMM()
+		keys := Mem{Base: block, Index: splits, Scale: uint8(size), Disp: 16}
 		if size == 1 {
-			VMOVDQU8(pieces, v.AsY())
-			VPERMI2B(high, low, v)
-			VPCMPUB(U8(greater), keys, v.AsY(), k)
+			VMOVDQU8(Mem{Base: block, Disp: 16}, pieces.AsY())
 		} else {
-			VMOVDQU16(pieces, v)
-			VPERMI2W(high, low, v)
-			VPCMPUW(U8(greater), keys, v, k)
+			VMOVDQU16(Mem{Base: block, Disp: 16}, pieces)
 		}
-		KMOVD(k, mask)
+		for r := range rows {
+			v, k, mask := pieces, K(), GP32()
+			if rows > 1 {
+				v = ZMM()
+				VMOVDQA64(pieces, v)
+			}
+			if size == 1 {
+				VPERMI2B(high[r], low[r], v)
+				VPCMPUB(U8(greater), keys, v.AsY(), k)
+			} else {
+				VPERMI2W(high[r], low[r], v)
+				VPCMPUW(U8(greater), keys, v, k)
+			}
+			KMOVD(k, mask)
+			MOVQ(mask.As64(), Mem{Base: masks, Disp: 8 * r})
+		}
 		MOVQ(Mem{Base: block}, shape)
 		MOVL(Mem{Base: block, Disp: 8}, base)
-		MOVQ(mask.As64(), Mem{Base: masks, Index: i, Scale: 8})
 		MOVQ(shape, Mem{Base: shapes, Index: i, Scale: 8})
 		MOVL(base, Mem{Base: bases, Index: i, Scale: 4})
+		ADDQ(U8(8*rows), masks)
 		INCQ(i)
 	})
 	VZEROUPPER()
 	RET()
 }
 
-func blockExits() {
-	TEXT("PermuteBlockExits", NOSPLIT, "func(slots *uint32, masks, shapes *uint64, bases *uint32, n int)")
-	Doc("PermuteBlockExits walks down n blocks by their masks and writes their bases plus the numbers of their exits. All",
-		"slices have room for a multiple of 32.")
+func blockExits(name string, rows bool, doc ...string) {
+	TEXT(name, NOSPLIT, "func(slots *uint32, masks, shapes *uint64, bases *uint32, n int)")
+	Doc(doc...)
 	slots, masks := Load(Param("slots"), GP64()), Load(Param("masks"), GP64())
 	shapes, bases := Load(Param("shapes"), GP64()), Load(Param("bases"), GP64())
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
 	one, last := all64(1), all64(63)
-	loop("exits", n, 8*groups, func() {
+	step := 8 * groups
+	if rows {
+		step = groups
+	}
+	loop(name, n, step, func() {
 		var m, s, at, rank [groups]reg.VecVirtual
 		for g := range groups {
 			m[g], s[g], at[g], rank[g] = ZMM(), ZMM(), ZMM(), ZMM()
 			VMOVDQU64(Mem{Base: masks, Disp: 64 * g}, m[g])
-			VMOVDQU64(Mem{Base: shapes, Disp: 64 * g}, s[g])
+			if rows {
+				VPBROADCASTQ(Mem{Base: shapes, Disp: 8 * g}, s[g])
+			} else {
+				VMOVDQU64(Mem{Base: shapes, Disp: 64 * g}, s[g])
+			}
 			VPANDQ(one, m[g], at[g])
 		}
-		Label("down")
+		Label(name + "_down")
 		var moves [groups]reg.Register
 		for g := range groups {
 			up, bit := ZMM(), ZMM()
@@ -345,18 +389,22 @@ func blockExits() {
 		KORB(moves[0], moves[1], moves[1])
 		KORB(moves[2], moves[3], moves[3])
 		KORTESTB(moves[1], moves[3])
-		JNE(LabelRef("down"))
+		JNE(LabelRef(name + "_down"))
 		for g := range groups {
 			exit, base := ZMM(), YMM()
 			VPSUBQ(rank[g], at[g], exit)
 			VPMOVQD(exit, exit.AsY())
-			VMOVDQU(Mem{Base: bases, Disp: 32 * g}, base)
+			if rows {
+				VPBROADCASTD(Mem{Base: bases, Disp: 4 * g}, base)
+			} else {
+				VMOVDQU(Mem{Base: bases, Disp: 32 * g}, base)
+			}
 			VPADDD(base, exit.AsY(), base)
 			VMOVDQU(base, Mem{Base: slots, Disp: 32 * g})
 		}
 		ADDQ(U32(64*groups), masks)
-		ADDQ(U32(64*groups), shapes)
-		SUBQ(I8(-32*groups), bases)
+		ADDQ(U32(8*step), shapes)
+		SUBQ(I8(-4*step), bases)
 		SUBQ(I8(-32*groups), slots)
 	})
 	VZEROUPPER()

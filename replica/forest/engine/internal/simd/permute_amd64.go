@@ -5,34 +5,48 @@
 package simd
 
 // PermuteColumns writes, for n columns, the place of a row's value in the order of all float32: missing for NaN
-// and for what is not farther from 0 than zero. All but the row have room for a multiple of 16 columns.
-func PermuteColumns(dst *int32, row *float32, feature *int32, missing *int32, zero *float32, n int)
+// and for what is not farther from 0 than zero. dst, missing and zero have room for a multiple of 16 columns.
+func PermuteColumns(dst *int32, row *float32, feature *uint32, missing *int32, zero *float32, n int)
 
 // PermuteRanks writes n ranks. A piece is a column, the number of levels, at most 4, and where each begins: at the last level all keys stand, and at the one above the last of each 16, each filled up by sixteens with the largest number to more than there are.
 func PermuteRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int32, n int)
 
-// PermuteColumnsWide is PermuteColumns for float64. All but the row have room for a multiple of 8 columns.
-func PermuteColumnsWide(dst *int64, row *float64, feature *int32, missing *int64, zero *float64, n int)
+// PermuteColumnsWide is PermuteColumns for float64, with room for a multiple of 8 columns.
+func PermuteColumnsWide(dst *int64, row *float64, feature *uint32, missing *int64, zero *float64, n int)
 
 // PermuteRanksWide is PermuteRanks for int64.
 func PermuteRanksWide(dst *uint16, columns *int64, pieces *[6]uint32, keys *int64, n int)
 
-// PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of 64 splits and
-// then their keys.
-func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[128]uint16, n int)
+// PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of 64 splits and then their keys.
+func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[1][128]uint16, n int)
+
+// PermuteHeapRows is PermuteHeaps for 8 rows: 8 masks a heap.
+func PermuteHeapRows(masks *uint64, heaps *[128]byte, ranks *[8][128]uint16, n int)
 
 // PermuteHeapLeaves walks down n heaps of 6 levels by their masks and writes 64 times the number of the heap and the
 // number of its leaf. Both slices have room for a multiple of 32.
 func PermuteHeapLeaves(slots *uint32, masks *uint64, n int)
 
+// PermuteHeapLeafRows is PermuteHeapLeaves for 8 rows, with room for a multiple of 4 heaps.
+func PermuteHeapLeafRows(slots *uint32, masks *uint64, n int)
+
 // PermuteBlocks writes for n blocks who goes right, their shapes and the numbers of their first exits. A block has
 // its shape, its first exit, the number of its splits, 3 bytes of nothing, the splits' pieces and then their keys;
 // behind the last one 128 bytes can be read.
-func PermuteBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)
+func PermuteBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[1][128]uint16, n int)
+
+// PermuteBlockRows is PermuteBlocks for 8 rows: 8 masks a block.
+func PermuteBlockRows(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[8][128]uint16, n int)
 
 // PermuteWordBlocks is PermuteBlocks for pieces and keys of 2 bytes.
-func PermuteWordBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)
+func PermuteWordBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[1][128]uint16, n int)
+
+// PermuteWordBlockRows is PermuteWordBlocks for 8 rows.
+func PermuteWordBlockRows(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[8][128]uint16, n int)
 
 // PermuteBlockExits walks down n blocks by their masks and writes their bases plus the numbers of their exits. All
 // slices have room for a multiple of 32.
 func PermuteBlockExits(slots *uint32, masks *uint64, shapes *uint64, bases *uint32, n int)
+
+// PermuteBlockExitRows is PermuteBlockExits for 8 rows, with room for a multiple of 4 blocks.
+func PermuteBlockExitRows(slots *uint32, masks *uint64, shapes *uint64, bases *uint32, n int)

@@ -4,47 +4,51 @@
 
 #include "textflag.h"
 
-// func PermuteColumns(dst *int32, row *float32, feature *int32, missing *int32, zero *float32, n int)
-// Requires: AVX, AVX512F, BMI2, CMOV
+// func PermuteColumns(dst *int32, row *float32, feature *uint32, missing *int32, zero *float32, n int)
+// Requires: AVX, AVX512F
 TEXT ·PermuteColumns(SB), NOSPLIT, $0-48
-	MOVQ         dst+0(FP), AX
-	MOVQ         row+8(FP), CX
-	MOVQ         feature+16(FP), DX
-	MOVQ         missing+24(FP), BX
-	MOVQ         zero+32(FP), SI
-	MOVQ         n+40(FP), DI
-	MOVL         $0x7fffffff, R8
-	VPBROADCASTD R8, Z0
+	MOVQ dst+0(FP), AX
+	MOVQ row+8(FP), CX
+	MOVQ feature+16(FP), DX
+	MOVQ missing+24(FP), BX
+	MOVQ zero+32(FP), SI
+	MOVQ n+40(FP), DI
+	XORL R8, R8
+	MOVQ DI, R10
+	CMPQ R10, $0x00
+	JLE  copies_done
+
+copies:
+	MOVL (DX)(R8*4), R9
+	MOVL (CX)(R9*4), R9
+	MOVL R9, (AX)(R8*4)
+	INCQ R8
+	SUBQ $0x01, R10
+	JG   copies
+
+copies_done:
+	MOVL         $0x7fffffff, CX
+	VPBROADCASTD CX, Z0
 	VPXORD       Z1, Z1, Z1
 	CMPQ         DI, $0x00
 	JLE          columns_done
 
 columns:
-	MOVQ       $0x0000000000000010, R9
-	CMPQ       DI, R9
-	CMOVQLT    DI, R9
-	MOVQ       $-1, R8
-	BZHIQ      R9, R8, R8
-	KMOVW      R8, K1
-	VMOVDQU32  (DX), Z2
-	VPXORD     Z3, Z3, Z3
-	VGATHERDPS (CX)(Z2*4), K1, Z3
-	VADDPS     Z1, Z3, Z3
-	VPANDD     Z0, Z3, Z2
-	VCMPPS     $0x03, Z3, Z3, K1
-	VCMPPS     $0x02, (SI), Z2, K2
-	KORW       K1, K2, K2
-	VPSRAD     $0x1f, Z3, Z2
-	VPANDD     Z0, Z2, Z2
-	VPXORD     Z2, Z3, Z3
-	VMOVDQU32  (BX), K2, Z3
-	VMOVDQU32  Z3, (AX)
-	ADDQ       $0x40, AX
-	ADDQ       $0x40, DX
-	ADDQ       $0x40, BX
-	ADDQ       $0x40, SI
-	SUBQ       $0x10, DI
-	JG         columns
+	VADDPS    (AX), Z1, Z2
+	VPANDD    Z0, Z2, Z3
+	VCMPPS    $0x03, Z2, Z2, K1
+	VCMPPS    $0x02, (SI), Z3, K2
+	KORW      K1, K2, K2
+	VPSRAD    $0x1f, Z2, Z3
+	VPANDD    Z0, Z3, Z3
+	VPXORD    Z3, Z2, Z2
+	VMOVDQU32 (BX), K2, Z2
+	VMOVDQU32 Z2, (AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x40, BX
+	ADDQ      $0x40, SI
+	SUBQ      $0x10, DI
+	JG        columns
 
 columns_done:
 	VZEROUPPER
@@ -89,47 +93,51 @@ PermuteRanks_done:
 	VZEROUPPER
 	RET
 
-// func PermuteColumnsWide(dst *int64, row *float64, feature *int32, missing *int64, zero *float64, n int)
-// Requires: AVX, AVX512F, BMI2, CMOV
+// func PermuteColumnsWide(dst *int64, row *float64, feature *uint32, missing *int64, zero *float64, n int)
+// Requires: AVX, AVX512F
 TEXT ·PermuteColumnsWide(SB), NOSPLIT, $0-48
-	MOVQ         dst+0(FP), AX
-	MOVQ         row+8(FP), CX
-	MOVQ         feature+16(FP), DX
-	MOVQ         missing+24(FP), BX
-	MOVQ         zero+32(FP), SI
-	MOVQ         n+40(FP), DI
-	MOVQ         $0x7fffffffffffffff, R8
-	VPBROADCASTQ R8, Z0
+	MOVQ dst+0(FP), AX
+	MOVQ row+8(FP), CX
+	MOVQ feature+16(FP), DX
+	MOVQ missing+24(FP), BX
+	MOVQ zero+32(FP), SI
+	MOVQ n+40(FP), DI
+	XORL R8, R8
+	MOVQ DI, R10
+	CMPQ R10, $0x00
+	JLE  copieswide_done
+
+copieswide:
+	MOVL (DX)(R8*4), R9
+	MOVQ (CX)(R9*8), R9
+	MOVQ R9, (AX)(R8*8)
+	INCQ R8
+	SUBQ $0x01, R10
+	JG   copieswide
+
+copieswide_done:
+	MOVQ         $0x7fffffffffffffff, CX
+	VPBROADCASTQ CX, Z0
 	VPXORQ       Z1, Z1, Z1
 	CMPQ         DI, $0x00
 	JLE          columnswide_done
 
 columnswide:
-	MOVQ       $0x0000000000000008, R9
-	CMPQ       DI, R9
-	CMOVQLT    DI, R9
-	MOVQ       $-1, R8
-	BZHIQ      R9, R8, R8
-	KMOVW      R8, K1
-	VMOVDQU    (DX), Y2
-	VPXORQ     Z3, Z3, Z3
-	VGATHERDPD (CX)(Y2*8), K1, Z3
-	VADDPD     Z1, Z3, Z3
-	VPANDQ     Z0, Z3, Z2
-	VCMPPD     $0x03, Z3, Z3, K1
-	VCMPPD     $0x02, (SI), Z2, K2
-	KORW       K1, K2, K2
-	VPSRAQ     $0x3f, Z3, Z2
-	VPANDQ     Z0, Z2, Z2
-	VPXORQ     Z2, Z3, Z3
-	VMOVDQU64  (BX), K2, Z3
-	VMOVDQU64  Z3, (AX)
-	ADDQ       $0x20, DX
-	ADDQ       $0x40, AX
-	ADDQ       $0x40, BX
-	ADDQ       $0x40, SI
-	SUBQ       $0x08, DI
-	JG         columnswide
+	VADDPD    (AX), Z1, Z2
+	VPANDQ    Z0, Z2, Z3
+	VCMPPD    $0x03, Z2, Z2, K1
+	VCMPPD    $0x02, (SI), Z3, K2
+	KORW      K1, K2, K2
+	VPSRAQ    $0x3f, Z2, Z3
+	VPANDQ    Z0, Z3, Z3
+	VPXORQ    Z3, Z2, Z2
+	VMOVDQU64 (BX), K2, Z2
+	VMOVDQU64 Z2, (AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x40, BX
+	ADDQ      $0x40, SI
+	SUBQ      $0x08, DI
+	JG        columnswide
 
 columnswide_done:
 	VZEROUPPER
@@ -176,7 +184,7 @@ PermuteRanksWide_done:
 	VZEROUPPER
 	RET
 
-// func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[128]uint16, n int)
+// func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[1][128]uint16, n int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
 TEXT ·PermuteHeaps(SB), NOSPLIT, $0-32
 	MOVQ         masks+0(FP), AX
@@ -192,11 +200,12 @@ TEXT ·PermuteHeaps(SB), NOSPLIT, $0-32
 	VPMOVWB      Z1, Y1
 	VPMOVWB      Z2, Y2
 	VINSERTI64X4 $0x01, Y2, Z1, Z1
+	ADDQ         $0x00000100, DX
 	MOVQ         n+24(FP), DX
 	CMPQ         DX, $0x00
-	JLE          heaps_done
+	JLE          PermuteHeaps_done
 
-heaps:
+PermuteHeaps:
 	VMOVDQU8 (CX), Z2
 	VPERMI2B Z1, Z0, Z2
 	VPCMPUB  $0x06, 64(CX), Z2, K1
@@ -204,9 +213,150 @@ heaps:
 	SUBQ     $-128, CX
 	ADDQ     $0x08, AX
 	SUBQ     $0x01, DX
-	JG       heaps
+	JG       PermuteHeaps
 
-heaps_done:
+PermuteHeaps_done:
+	VZEROUPPER
+	RET
+
+// func PermuteHeapRows(masks *uint64, heaps *[128]byte, ranks *[8][128]uint16, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
+TEXT ·PermuteHeapRows(SB), NOSPLIT, $0-32
+	MOVQ         masks+0(FP), AX
+	MOVQ         heaps+8(FP), CX
+	MOVQ         ranks+16(FP), DX
+	VMOVDQU16    (DX), Z0
+	VMOVDQU16    64(DX), Z1
+	VPMOVWB      Z0, Y0
+	VPMOVWB      Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU16    128(DX), Z1
+	VMOVDQU16    192(DX), Z2
+	VPMOVWB      Z1, Y1
+	VPMOVWB      Z2, Y2
+	VINSERTI64X4 $0x01, Y2, Z1, Z1
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z2
+	VMOVDQU16    64(DX), Z3
+	VPMOVWB      Z2, Y2
+	VPMOVWB      Z3, Y3
+	VINSERTI64X4 $0x01, Y3, Z2, Z2
+	VMOVDQU16    128(DX), Z3
+	VMOVDQU16    192(DX), Z4
+	VPMOVWB      Z3, Y3
+	VPMOVWB      Z4, Y4
+	VINSERTI64X4 $0x01, Y4, Z3, Z3
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z4
+	VMOVDQU16    64(DX), Z5
+	VPMOVWB      Z4, Y4
+	VPMOVWB      Z5, Y5
+	VINSERTI64X4 $0x01, Y5, Z4, Z4
+	VMOVDQU16    128(DX), Z5
+	VMOVDQU16    192(DX), Z6
+	VPMOVWB      Z5, Y5
+	VPMOVWB      Z6, Y6
+	VINSERTI64X4 $0x01, Y6, Z5, Z5
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z6
+	VMOVDQU16    64(DX), Z7
+	VPMOVWB      Z6, Y6
+	VPMOVWB      Z7, Y7
+	VINSERTI64X4 $0x01, Y7, Z6, Z6
+	VMOVDQU16    128(DX), Z7
+	VMOVDQU16    192(DX), Z8
+	VPMOVWB      Z7, Y7
+	VPMOVWB      Z8, Y8
+	VINSERTI64X4 $0x01, Y8, Z7, Z7
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z8
+	VMOVDQU16    64(DX), Z9
+	VPMOVWB      Z8, Y8
+	VPMOVWB      Z9, Y9
+	VINSERTI64X4 $0x01, Y9, Z8, Z8
+	VMOVDQU16    128(DX), Z9
+	VMOVDQU16    192(DX), Z10
+	VPMOVWB      Z9, Y9
+	VPMOVWB      Z10, Y10
+	VINSERTI64X4 $0x01, Y10, Z9, Z9
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z10
+	VMOVDQU16    64(DX), Z11
+	VPMOVWB      Z10, Y10
+	VPMOVWB      Z11, Y11
+	VINSERTI64X4 $0x01, Y11, Z10, Z10
+	VMOVDQU16    128(DX), Z11
+	VMOVDQU16    192(DX), Z12
+	VPMOVWB      Z11, Y11
+	VPMOVWB      Z12, Y12
+	VINSERTI64X4 $0x01, Y12, Z11, Z11
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z12
+	VMOVDQU16    64(DX), Z13
+	VPMOVWB      Z12, Y12
+	VPMOVWB      Z13, Y13
+	VINSERTI64X4 $0x01, Y13, Z12, Z12
+	VMOVDQU16    128(DX), Z13
+	VMOVDQU16    192(DX), Z14
+	VPMOVWB      Z13, Y13
+	VPMOVWB      Z14, Y14
+	VINSERTI64X4 $0x01, Y14, Z13, Z13
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z14
+	VMOVDQU16    64(DX), Z15
+	VPMOVWB      Z14, Y14
+	VPMOVWB      Z15, Y15
+	VINSERTI64X4 $0x01, Y15, Z14, Z14
+	VMOVDQU16    128(DX), Z15
+	VMOVDQU16    192(DX), Z16
+	VPMOVWB      Z15, Y15
+	VPMOVWB      Z16, Y16
+	VINSERTI64X4 $0x01, Y16, Z15, Z15
+	ADDQ         $0x00000100, DX
+	MOVQ         n+24(FP), DX
+	CMPQ         DX, $0x00
+	JLE          PermuteHeapRows_done
+
+PermuteHeapRows:
+	VMOVDQU8  (CX), Z16
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z1, Z0, Z17
+	VPCMPUB   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, (AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z3, Z2, Z17
+	VPCMPUB   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 8(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z5, Z4, Z17
+	VPCMPUB   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 16(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z7, Z6, Z17
+	VPCMPUB   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 24(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z9, Z8, Z17
+	VPCMPUB   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 32(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z11, Z10, Z17
+	VPCMPUB   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 40(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z13, Z12, Z17
+	VPCMPUB   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 48(AX)
+	VMOVDQA64 Z16, Z16
+	VPERMI2B  Z15, Z14, Z16
+	VPCMPUB   $0x06, 64(CX), Z16, K1
+	KMOVQ     K1, 56(AX)
+	SUBQ      $-128, CX
+	ADDQ      $0x40, AX
+	SUBQ      $0x01, DX
+	JG        PermuteHeapRows
+
+PermuteHeapRows_done:
 	VZEROUPPER
 	RET
 
@@ -220,13 +370,14 @@ TEXT ·PermuteHeapLeaves(SB), NOSPLIT, $0-24
 	VPBROADCASTQ BX, Z0
 	MOVQ         $0x0000000000000002, BX
 	VPBROADCASTQ BX, Z1
-	MOVQ         $0x0000000000000200, BX
+	MOVQ         $0x0000000000000040, BX
 	VPBROADCASTQ BX, Z2
-	VMOVDQU64    permuteLanes<>+0(SB), Z3
+	VMOVDQU64    permuteHeaps<>+0(SB), Z3
+	VPSLLQ       $0x03, Z2, Z2
 	CMPQ         DX, $0x00
-	JLE          leaves_done
+	JLE          PermuteHeapLeaves_done
 
-leaves:
+PermuteHeapLeaves:
 	VMOVDQU64  (CX), Z4
 	VPSRLQ     $0x01, Z4, Z5
 	VPTERNLOGQ $0xea, Z1, Z0, Z5
@@ -314,23 +465,143 @@ leaves:
 	ADDQ       $0x00000100, CX
 	SUBQ       $-128, AX
 	SUBQ       $0x20, DX
-	JG         leaves
+	JG         PermuteHeapLeaves
 
-leaves_done:
+PermuteHeapLeaves_done:
 	VZEROUPPER
 	RET
 
-DATA permuteLanes<>+0(SB)/8, $-64
-DATA permuteLanes<>+8(SB)/8, $+0
-DATA permuteLanes<>+16(SB)/8, $+64
-DATA permuteLanes<>+24(SB)/8, $+128
-DATA permuteLanes<>+32(SB)/8, $+192
-DATA permuteLanes<>+40(SB)/8, $+256
-DATA permuteLanes<>+48(SB)/8, $+320
-DATA permuteLanes<>+56(SB)/8, $+384
-GLOBL permuteLanes<>(SB), RODATA|NOPTR, $64
+DATA permuteHeaps<>+0(SB)/8, $-64
+DATA permuteHeaps<>+8(SB)/8, $+0
+DATA permuteHeaps<>+16(SB)/8, $+64
+DATA permuteHeaps<>+24(SB)/8, $+128
+DATA permuteHeaps<>+32(SB)/8, $+192
+DATA permuteHeaps<>+40(SB)/8, $+256
+DATA permuteHeaps<>+48(SB)/8, $+320
+DATA permuteHeaps<>+56(SB)/8, $+384
+GLOBL permuteHeaps<>(SB), RODATA|NOPTR, $64
 
-// func PermuteBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)
+// func PermuteHeapLeafRows(slots *uint32, masks *uint64, n int)
+// Requires: AVX, AVX512F
+TEXT ·PermuteHeapLeafRows(SB), NOSPLIT, $0-24
+	MOVQ         slots+0(FP), AX
+	MOVQ         masks+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVQ         $0x0000000000000001, BX
+	VPBROADCASTQ BX, Z0
+	MOVQ         $0x0000000000000002, BX
+	VPBROADCASTQ BX, Z1
+	MOVQ         $0x0000000000000040, BX
+	VPBROADCASTQ BX, Z2
+	VMOVDQU64    permuteRows<>+0(SB), Z3
+	CMPQ         DX, $0x00
+	JLE          PermuteHeapLeafRows_done
+
+PermuteHeapLeafRows:
+	VMOVDQU64  (CX), Z4
+	VPSRLQ     $0x01, Z4, Z5
+	VPTERNLOGQ $0xea, Z1, Z0, Z5
+	VMOVDQU64  64(CX), Z6
+	VPSRLQ     $0x01, Z6, Z7
+	VPTERNLOGQ $0xea, Z1, Z0, Z7
+	VMOVDQU64  128(CX), Z8
+	VPSRLQ     $0x01, Z8, Z9
+	VPTERNLOGQ $0xea, Z1, Z0, Z9
+	VMOVDQU64  192(CX), Z10
+	VPSRLQ     $0x01, Z10, Z11
+	VPTERNLOGQ $0xea, Z1, Z0, Z11
+	VPSRLVQ    Z5, Z4, Z12
+	VPADDQ     Z5, Z5, Z5
+	VPTERNLOGQ $0xf8, Z0, Z12, Z5
+	VPSRLVQ    Z7, Z6, Z12
+	VPADDQ     Z7, Z7, Z7
+	VPTERNLOGQ $0xf8, Z0, Z12, Z7
+	VPSRLVQ    Z9, Z8, Z12
+	VPADDQ     Z9, Z9, Z9
+	VPTERNLOGQ $0xf8, Z0, Z12, Z9
+	VPSRLVQ    Z11, Z10, Z12
+	VPADDQ     Z11, Z11, Z11
+	VPTERNLOGQ $0xf8, Z0, Z12, Z11
+	VPSRLVQ    Z5, Z4, Z12
+	VPADDQ     Z5, Z5, Z5
+	VPTERNLOGQ $0xf8, Z0, Z12, Z5
+	VPSRLVQ    Z7, Z6, Z12
+	VPADDQ     Z7, Z7, Z7
+	VPTERNLOGQ $0xf8, Z0, Z12, Z7
+	VPSRLVQ    Z9, Z8, Z12
+	VPADDQ     Z9, Z9, Z9
+	VPTERNLOGQ $0xf8, Z0, Z12, Z9
+	VPSRLVQ    Z11, Z10, Z12
+	VPADDQ     Z11, Z11, Z11
+	VPTERNLOGQ $0xf8, Z0, Z12, Z11
+	VPSRLVQ    Z5, Z4, Z12
+	VPADDQ     Z5, Z5, Z5
+	VPTERNLOGQ $0xf8, Z0, Z12, Z5
+	VPSRLVQ    Z7, Z6, Z12
+	VPADDQ     Z7, Z7, Z7
+	VPTERNLOGQ $0xf8, Z0, Z12, Z7
+	VPSRLVQ    Z9, Z8, Z12
+	VPADDQ     Z9, Z9, Z9
+	VPTERNLOGQ $0xf8, Z0, Z12, Z9
+	VPSRLVQ    Z11, Z10, Z12
+	VPADDQ     Z11, Z11, Z11
+	VPTERNLOGQ $0xf8, Z0, Z12, Z11
+	VPSRLVQ    Z5, Z4, Z12
+	VPADDQ     Z5, Z5, Z5
+	VPTERNLOGQ $0xf8, Z0, Z12, Z5
+	VPSRLVQ    Z7, Z6, Z12
+	VPADDQ     Z7, Z7, Z7
+	VPTERNLOGQ $0xf8, Z0, Z12, Z7
+	VPSRLVQ    Z9, Z8, Z12
+	VPADDQ     Z9, Z9, Z9
+	VPTERNLOGQ $0xf8, Z0, Z12, Z9
+	VPSRLVQ    Z11, Z10, Z12
+	VPADDQ     Z11, Z11, Z11
+	VPTERNLOGQ $0xf8, Z0, Z12, Z11
+	VPSRLVQ    Z5, Z4, Z4
+	VPADDQ     Z5, Z5, Z5
+	VPTERNLOGQ $0xf8, Z0, Z4, Z5
+	VPSRLVQ    Z7, Z6, Z4
+	VPADDQ     Z7, Z7, Z7
+	VPTERNLOGQ $0xf8, Z0, Z4, Z7
+	VPSRLVQ    Z9, Z8, Z4
+	VPADDQ     Z9, Z9, Z9
+	VPTERNLOGQ $0xf8, Z0, Z4, Z9
+	VPSRLVQ    Z11, Z10, Z4
+	VPADDQ     Z11, Z11, Z11
+	VPTERNLOGQ $0xf8, Z0, Z4, Z11
+	VPADDQ     Z3, Z5, Z5
+	VPADDQ     Z2, Z3, Z3
+	VPMOVQD    Z5, (AX)
+	VPADDQ     Z3, Z7, Z7
+	VPADDQ     Z2, Z3, Z3
+	VPMOVQD    Z7, 32(AX)
+	VPADDQ     Z3, Z9, Z9
+	VPADDQ     Z2, Z3, Z3
+	VPMOVQD    Z9, 64(AX)
+	VPADDQ     Z3, Z11, Z11
+	VPADDQ     Z2, Z3, Z3
+	VPMOVQD    Z11, 96(AX)
+	ADDQ       $0x00000100, CX
+	SUBQ       $-128, AX
+	SUBQ       $0x04, DX
+	JG         PermuteHeapLeafRows
+
+PermuteHeapLeafRows_done:
+	VZEROUPPER
+	RET
+
+DATA permuteRows<>+0(SB)/8, $-64
+DATA permuteRows<>+8(SB)/8, $-64
+DATA permuteRows<>+16(SB)/8, $-64
+DATA permuteRows<>+24(SB)/8, $-64
+DATA permuteRows<>+32(SB)/8, $-64
+DATA permuteRows<>+40(SB)/8, $-64
+DATA permuteRows<>+48(SB)/8, $-64
+DATA permuteRows<>+56(SB)/8, $-64
+GLOBL permuteRows<>(SB), RODATA|NOPTR, $64
+
+// func PermuteBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[1][128]uint16, n int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
 TEXT ·PermuteBlocks(SB), NOSPLIT, $0-56
 	MOVQ         masks+0(FP), AX
@@ -349,6 +620,7 @@ TEXT ·PermuteBlocks(SB), NOSPLIT, $0-56
 	VPMOVWB      Z1, Y1
 	VPMOVWB      Z3, Y3
 	VINSERTI64X4 $0x01, Y3, Z1, Z1
+	ADDQ         $0x00000100, DI
 	MOVQ         n+48(FP), DI
 	XORL         R8, R8
 	CMPQ         DI, $0x00
@@ -361,12 +633,13 @@ PermuteBlocks:
 	VMOVDQU8 16(R9), Y2
 	VPERMI2B Z1, Z0, Z2
 	VPCMPUB  $0x06, 16(R9)(R10*1), Y2, K1
-	KMOVD    K1, R11
+	KMOVD    K1, R10
+	MOVQ     R10, (AX)
 	MOVQ     (R9), R10
 	MOVL     8(R9), R9
-	MOVQ     R11, (AX)(R8*8)
 	MOVQ     R10, (CX)(R8*8)
 	MOVL     R9, (DX)(R8*4)
+	ADDQ     $0x08, AX
 	INCQ     R8
 	SUBQ     $0x01, DI
 	JG       PermuteBlocks
@@ -375,7 +648,167 @@ PermuteBlocks_done:
 	VZEROUPPER
 	RET
 
-// func PermuteWordBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[128]uint16, n int)
+// func PermuteBlockRows(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[8][128]uint16, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
+TEXT ·PermuteBlockRows(SB), NOSPLIT, $0-56
+	MOVQ         masks+0(FP), AX
+	MOVQ         shapes+8(FP), CX
+	MOVQ         bases+16(FP), DX
+	MOVQ         blocks+24(FP), BX
+	MOVQ         offsets+32(FP), SI
+	MOVQ         ranks+40(FP), DI
+	VMOVDQU16    (DI), Z0
+	VMOVDQU16    64(DI), Z1
+	VPMOVWB      Z0, Y0
+	VPMOVWB      Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU16    128(DI), Z1
+	VMOVDQU16    192(DI), Z2
+	VPMOVWB      Z1, Y1
+	VPMOVWB      Z2, Y2
+	VINSERTI64X4 $0x01, Y2, Z1, Z1
+	ADDQ         $0x00000100, DI
+	VMOVDQU16    (DI), Z2
+	VMOVDQU16    64(DI), Z3
+	VPMOVWB      Z2, Y2
+	VPMOVWB      Z3, Y3
+	VINSERTI64X4 $0x01, Y3, Z2, Z2
+	VMOVDQU16    128(DI), Z3
+	VMOVDQU16    192(DI), Z4
+	VPMOVWB      Z3, Y3
+	VPMOVWB      Z4, Y4
+	VINSERTI64X4 $0x01, Y4, Z3, Z3
+	ADDQ         $0x00000100, DI
+	VMOVDQU16    (DI), Z4
+	VMOVDQU16    64(DI), Z5
+	VPMOVWB      Z4, Y4
+	VPMOVWB      Z5, Y5
+	VINSERTI64X4 $0x01, Y5, Z4, Z4
+	VMOVDQU16    128(DI), Z5
+	VMOVDQU16    192(DI), Z6
+	VPMOVWB      Z5, Y5
+	VPMOVWB      Z6, Y6
+	VINSERTI64X4 $0x01, Y6, Z5, Z5
+	ADDQ         $0x00000100, DI
+	VMOVDQU16    (DI), Z6
+	VMOVDQU16    64(DI), Z7
+	VPMOVWB      Z6, Y6
+	VPMOVWB      Z7, Y7
+	VINSERTI64X4 $0x01, Y7, Z6, Z6
+	VMOVDQU16    128(DI), Z7
+	VMOVDQU16    192(DI), Z8
+	VPMOVWB      Z7, Y7
+	VPMOVWB      Z8, Y8
+	VINSERTI64X4 $0x01, Y8, Z7, Z7
+	ADDQ         $0x00000100, DI
+	VMOVDQU16    (DI), Z8
+	VMOVDQU16    64(DI), Z9
+	VPMOVWB      Z8, Y8
+	VPMOVWB      Z9, Y9
+	VINSERTI64X4 $0x01, Y9, Z8, Z8
+	VMOVDQU16    128(DI), Z9
+	VMOVDQU16    192(DI), Z10
+	VPMOVWB      Z9, Y9
+	VPMOVWB      Z10, Y10
+	VINSERTI64X4 $0x01, Y10, Z9, Z9
+	ADDQ         $0x00000100, DI
+	VMOVDQU16    (DI), Z10
+	VMOVDQU16    64(DI), Z11
+	VPMOVWB      Z10, Y10
+	VPMOVWB      Z11, Y11
+	VINSERTI64X4 $0x01, Y11, Z10, Z10
+	VMOVDQU16    128(DI), Z11
+	VMOVDQU16    192(DI), Z12
+	VPMOVWB      Z11, Y11
+	VPMOVWB      Z12, Y12
+	VINSERTI64X4 $0x01, Y12, Z11, Z11
+	ADDQ         $0x00000100, DI
+	VMOVDQU16    (DI), Z12
+	VMOVDQU16    64(DI), Z13
+	VPMOVWB      Z12, Y12
+	VPMOVWB      Z13, Y13
+	VINSERTI64X4 $0x01, Y13, Z12, Z12
+	VMOVDQU16    128(DI), Z13
+	VMOVDQU16    192(DI), Z14
+	VPMOVWB      Z13, Y13
+	VPMOVWB      Z14, Y14
+	VINSERTI64X4 $0x01, Y14, Z13, Z13
+	ADDQ         $0x00000100, DI
+	VMOVDQU16    (DI), Z14
+	VMOVDQU16    64(DI), Z15
+	VPMOVWB      Z14, Y14
+	VPMOVWB      Z15, Y15
+	VINSERTI64X4 $0x01, Y15, Z14, Z14
+	VMOVDQU16    128(DI), Z15
+	VMOVDQU16    192(DI), Z17
+	VPMOVWB      Z15, Y15
+	VPMOVWB      Z17, Y17
+	VINSERTI64X4 $0x01, Y17, Z15, Z15
+	ADDQ         $0x00000100, DI
+	MOVQ         n+48(FP), DI
+	XORL         R8, R8
+	CMPQ         DI, $0x00
+	JLE          PermuteBlockRows_done
+
+PermuteBlockRows:
+	MOVL      (SI)(R8*4), R9
+	ADDQ      BX, R9
+	MOVBLZX   12(R9), R10
+	VMOVDQU8  16(R9), Y16
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z1, Z0, Z17
+	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, (AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z3, Z2, Z17
+	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 8(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z5, Z4, Z17
+	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 16(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z7, Z6, Z17
+	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 24(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z9, Z8, Z17
+	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 32(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z11, Z10, Z17
+	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 40(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z13, Z12, Z17
+	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 48(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z15, Z14, Z17
+	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
+	KMOVD     K1, R10
+	MOVQ      R10, 56(AX)
+	MOVQ      (R9), R10
+	MOVL      8(R9), R9
+	MOVQ      R10, (CX)(R8*8)
+	MOVL      R9, (DX)(R8*4)
+	ADDQ      $0x40, AX
+	INCQ      R8
+	SUBQ      $0x01, DI
+	JG        PermuteBlockRows
+
+PermuteBlockRows_done:
+	VZEROUPPER
+	RET
+
+// func PermuteWordBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[1][128]uint16, n int)
 // Requires: AVX, AVX512BW
 TEXT ·PermuteWordBlocks(SB), NOSPLIT, $0-56
 	MOVQ      masks+0(FP), AX
@@ -386,6 +819,7 @@ TEXT ·PermuteWordBlocks(SB), NOSPLIT, $0-56
 	MOVQ      ranks+40(FP), DI
 	VMOVDQU16 (DI), Z0
 	VMOVDQU16 64(DI), Z1
+	ADDQ      $0x00000100, DI
 	MOVQ      n+48(FP), DI
 	XORL      R8, R8
 	CMPQ      DI, $0x00
@@ -398,17 +832,114 @@ PermuteWordBlocks:
 	VMOVDQU16 16(R9), Z2
 	VPERMI2W  Z1, Z0, Z2
 	VPCMPUW   $0x06, 16(R9)(R10*2), Z2, K1
-	KMOVD     K1, R11
+	KMOVD     K1, R10
+	MOVQ      R10, (AX)
 	MOVQ      (R9), R10
 	MOVL      8(R9), R9
-	MOVQ      R11, (AX)(R8*8)
 	MOVQ      R10, (CX)(R8*8)
 	MOVL      R9, (DX)(R8*4)
+	ADDQ      $0x08, AX
 	INCQ      R8
 	SUBQ      $0x01, DI
 	JG        PermuteWordBlocks
 
 PermuteWordBlocks_done:
+	VZEROUPPER
+	RET
+
+// func PermuteWordBlockRows(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[8][128]uint16, n int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·PermuteWordBlockRows(SB), NOSPLIT, $0-56
+	MOVQ      masks+0(FP), AX
+	MOVQ      shapes+8(FP), CX
+	MOVQ      bases+16(FP), DX
+	MOVQ      blocks+24(FP), BX
+	MOVQ      offsets+32(FP), SI
+	MOVQ      ranks+40(FP), DI
+	VMOVDQU16 (DI), Z0
+	VMOVDQU16 64(DI), Z1
+	ADDQ      $0x00000100, DI
+	VMOVDQU16 (DI), Z2
+	VMOVDQU16 64(DI), Z3
+	ADDQ      $0x00000100, DI
+	VMOVDQU16 (DI), Z4
+	VMOVDQU16 64(DI), Z5
+	ADDQ      $0x00000100, DI
+	VMOVDQU16 (DI), Z6
+	VMOVDQU16 64(DI), Z7
+	ADDQ      $0x00000100, DI
+	VMOVDQU16 (DI), Z8
+	VMOVDQU16 64(DI), Z9
+	ADDQ      $0x00000100, DI
+	VMOVDQU16 (DI), Z10
+	VMOVDQU16 64(DI), Z11
+	ADDQ      $0x00000100, DI
+	VMOVDQU16 (DI), Z12
+	VMOVDQU16 64(DI), Z13
+	ADDQ      $0x00000100, DI
+	VMOVDQU16 (DI), Z14
+	VMOVDQU16 64(DI), Z15
+	ADDQ      $0x00000100, DI
+	MOVQ      n+48(FP), DI
+	XORL      R8, R8
+	CMPQ      DI, $0x00
+	JLE       PermuteWordBlockRows_done
+
+PermuteWordBlockRows:
+	MOVL      (SI)(R8*4), R9
+	ADDQ      BX, R9
+	MOVBLZX   12(R9), R10
+	VMOVDQU16 16(R9), Z16
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z1, Z0, Z17
+	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, (AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z3, Z2, Z17
+	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 8(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z5, Z4, Z17
+	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 16(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z7, Z6, Z17
+	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 24(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z9, Z8, Z17
+	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 32(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z11, Z10, Z17
+	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 40(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z13, Z12, Z17
+	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
+	KMOVD     K1, R11
+	MOVQ      R11, 48(AX)
+	VMOVDQA64 Z16, Z16
+	VPERMI2W  Z15, Z14, Z16
+	VPCMPUW   $0x06, 16(R9)(R10*2), Z16, K1
+	KMOVD     K1, R10
+	MOVQ      R10, 56(AX)
+	MOVQ      (R9), R10
+	MOVL      8(R9), R9
+	MOVQ      R10, (CX)(R8*8)
+	MOVL      R9, (DX)(R8*4)
+	ADDQ      $0x40, AX
+	INCQ      R8
+	SUBQ      $0x01, DI
+	JG        PermuteWordBlockRows
+
+PermuteWordBlockRows_done:
 	VZEROUPPER
 	RET
 
@@ -425,9 +956,9 @@ TEXT ·PermuteBlockExits(SB), NOSPLIT, $0-40
 	MOVQ         $0x000000000000003f, DI
 	VPBROADCASTQ DI, Z1
 	CMPQ         SI, $0x00
-	JLE          exits_done
+	JLE          PermuteBlockExits_done
 
-exits:
+PermuteBlockExits:
 	VMOVDQU64 (CX), Z2
 	VMOVDQU64 (DX), Z3
 	VPANDQ    Z0, Z2, Z4
@@ -441,7 +972,7 @@ exits:
 	VMOVDQU64 192(DX), Z15
 	VPANDQ    Z0, Z14, Z16
 
-down:
+PermuteBlockExits_down:
 	VPSUBQ     Z4, Z1, Z5
 	VPSLLVQ    Z5, Z3, Z5
 	VPMOVQ2M   Z5, K1
@@ -473,7 +1004,7 @@ down:
 	KORB       K1, K2, K2
 	KORB       K3, K4, K4
 	KORTESTB   K2, K4
-	JNE        down
+	JNE        PermuteBlockExits_down
 	VPSUBQ     Z5, Z4, Z2
 	VPMOVQD    Z2, Y2
 	VMOVDQU    (BX), Y3
@@ -499,8 +1030,101 @@ down:
 	SUBQ       $-128, BX
 	SUBQ       $-128, AX
 	SUBQ       $0x20, SI
-	JG         exits
+	JG         PermuteBlockExits
 
-exits_done:
+PermuteBlockExits_done:
+	VZEROUPPER
+	RET
+
+// func PermuteBlockExitRows(slots *uint32, masks *uint64, shapes *uint64, bases *uint32, n int)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VPOPCNTDQ
+TEXT ·PermuteBlockExitRows(SB), NOSPLIT, $0-40
+	MOVQ         slots+0(FP), AX
+	MOVQ         masks+8(FP), CX
+	MOVQ         shapes+16(FP), DX
+	MOVQ         bases+24(FP), BX
+	MOVQ         n+32(FP), SI
+	MOVQ         $0x0000000000000001, DI
+	VPBROADCASTQ DI, Z0
+	MOVQ         $0x000000000000003f, DI
+	VPBROADCASTQ DI, Z1
+	CMPQ         SI, $0x00
+	JLE          PermuteBlockExitRows_done
+
+PermuteBlockExitRows:
+	VMOVDQU64    (CX), Z2
+	VPBROADCASTQ (DX), Z3
+	VPANDQ       Z0, Z2, Z4
+	VMOVDQU64    64(CX), Z6
+	VPBROADCASTQ 8(DX), Z7
+	VPANDQ       Z0, Z6, Z8
+	VMOVDQU64    128(CX), Z10
+	VPBROADCASTQ 16(DX), Z11
+	VPANDQ       Z0, Z10, Z12
+	VMOVDQU64    192(CX), Z14
+	VPBROADCASTQ 24(DX), Z15
+	VPANDQ       Z0, Z14, Z16
+
+PermuteBlockExitRows_down:
+	VPSUBQ       Z4, Z1, Z5
+	VPSLLVQ      Z5, Z3, Z5
+	VPMOVQ2M     Z5, K1
+	VPOPCNTQ     Z5, Z5
+	VPSRLVQ      Z5, Z2, Z9
+	VPADDQ       Z5, Z5, K1, Z4
+	VPTERNLOGQ   $0xf8, Z0, Z9, K1, Z4
+	VPSUBQ       Z8, Z1, Z9
+	VPSLLVQ      Z9, Z7, Z9
+	VPMOVQ2M     Z9, K2
+	VPOPCNTQ     Z9, Z9
+	VPSRLVQ      Z9, Z6, Z13
+	VPADDQ       Z9, Z9, K2, Z8
+	VPTERNLOGQ   $0xf8, Z0, Z13, K2, Z8
+	VPSUBQ       Z12, Z1, Z13
+	VPSLLVQ      Z13, Z11, Z13
+	VPMOVQ2M     Z13, K3
+	VPOPCNTQ     Z13, Z13
+	VPSRLVQ      Z13, Z10, Z17
+	VPADDQ       Z13, Z13, K3, Z12
+	VPTERNLOGQ   $0xf8, Z0, Z17, K3, Z12
+	VPSUBQ       Z16, Z1, Z17
+	VPSLLVQ      Z17, Z15, Z17
+	VPMOVQ2M     Z17, K4
+	VPOPCNTQ     Z17, Z17
+	VPSRLVQ      Z17, Z14, Z18
+	VPADDQ       Z17, Z17, K4, Z16
+	VPTERNLOGQ   $0xf8, Z0, Z18, K4, Z16
+	KORB         K1, K2, K2
+	KORB         K3, K4, K4
+	KORTESTB     K2, K4
+	JNE          PermuteBlockExitRows_down
+	VPSUBQ       Z5, Z4, Z2
+	VPMOVQD      Z2, Y2
+	VPBROADCASTD (BX), Y3
+	VPADDD       Y3, Y2, Y3
+	VMOVDQU      Y3, (AX)
+	VPSUBQ       Z9, Z8, Z2
+	VPMOVQD      Z2, Y2
+	VPBROADCASTD 4(BX), Y3
+	VPADDD       Y3, Y2, Y3
+	VMOVDQU      Y3, 32(AX)
+	VPSUBQ       Z13, Z12, Z2
+	VPMOVQD      Z2, Y2
+	VPBROADCASTD 8(BX), Y3
+	VPADDD       Y3, Y2, Y3
+	VMOVDQU      Y3, 64(AX)
+	VPSUBQ       Z17, Z16, Z2
+	VPMOVQD      Z2, Y2
+	VPBROADCASTD 12(BX), Y3
+	VPADDD       Y3, Y2, Y3
+	VMOVDQU      Y3, 96(AX)
+	ADDQ         $0x00000100, CX
+	ADDQ         $0x00000020, DX
+	SUBQ         $-16, BX
+	SUBQ         $-128, AX
+	SUBQ         $0x04, SI
+	JG           PermuteBlockExitRows
+
+PermuteBlockExitRows_done:
 	VZEROUPPER
 	RET
