@@ -4,7 +4,6 @@ package engine
 
 import (
 	"math"
-	"slices"
 
 	"github.com/coppice-mesh/coppice/replica/forest/engine/internal/simd"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
@@ -21,6 +20,7 @@ const permuteRows = 8
 
 // permuteScratch is what one call needs.
 type permuteScratch struct {
+	rows    int // for which it is, together
 	columns []int32
 	wide    []int64 // columns of float64
 	ranks   [permuteRows][permutePieces]uint16
@@ -36,13 +36,15 @@ type permuteScratch struct {
 // take gets scratch for some rows together.
 func (w *permuteForest) take(rows int) *permuteScratch {
 	s, _ := w.scratch.Get().(*permuteScratch)
-	n := fill32(len(w.heaps)) + fill32(len(w.roots))
-	columns := len(w.narrow.zero)
-	s.columns, s.wide = slices.Grow(s.columns[:0], columns)[:columns], slices.Grow(s.wide[:0], columns)[:columns]
-	s.masks, s.slots = slices.Grow(s.masks[:0], n*rows)[:n*rows], slices.Grow(s.slots[:0], n*rows)[:n*rows]
-	s.shapes, s.bases = slices.Grow(s.shapes[:0], n)[:n], slices.Grow(s.bases[:0], n)[:n]
-	s.exits = slices.Grow(s.exits[:0], n)[:n]
-	s.at, s.who = slices.Grow(s.at[:0], len(w.deep)+1)[:len(w.deep)+1], slices.Grow(s.who[:0], len(w.deep)+1)[:len(w.deep)+1]
+	if s.rows >= rows {
+		return s
+	}
+	n, columns, deep := fill32(len(w.heaps))+fill32(len(w.roots)), len(w.narrow.zero), len(w.deep)+1
+	s.rows = rows
+	s.columns, s.wide = make([]int32, columns), make([]int64, columns)
+	s.masks, s.slots = make([]uint64, n*rows), make([]uint32, n*rows)
+	s.shapes, s.bases, s.exits = make([]uint64, n), make([]uint32, n), make([]uint32, n)
+	s.at, s.who = make([]uint32, deep), make([]uint32, deep)
 	return s
 }
 
@@ -150,7 +152,11 @@ func (w permute[T]) rank(s *permuteScratch, dst *[permutePieces]uint16, row []T)
 			s.columns[i] = value(&w.columns[i], row[w.columns[i].feature])
 		}
 	}
-	simd.PermuteRanks(&dst[0], &s.columns[0], &w.pieces[0], &w.narrow.keys[0], len(w.pieces))
+	find := simd.PermuteRanks
+	if w.words {
+		find = simd.PermuteWordRanks
+	}
+	find(&dst[0], &s.columns[0], &w.pieces[0], &w.narrow.keys[0], len(w.pieces))
 }
 
 func (w *permuteForest) rankWide(s *permuteScratch, dst *[permutePieces]uint16, row []float64) {
@@ -161,7 +167,11 @@ func (w *permuteForest) rankWide(s *permuteScratch, dst *[permutePieces]uint16, 
 			s.wide[i] = math.MinInt64
 		}
 	}
-	simd.PermuteRanksWide(&dst[0], &s.wide[0], &w.pieces[0], &w.wide.keys[0], len(w.pieces))
+	find := simd.PermuteRanksWide
+	if w.words {
+		find = simd.PermuteWordRanksWide
+	}
+	find(&dst[0], &s.wide[0], &w.pieces[0], &w.wide.keys[0], len(w.pieces))
 }
 
 // pass takes a row through blocks.

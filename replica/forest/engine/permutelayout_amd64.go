@@ -125,7 +125,7 @@ func (a *permuteAsk[I, F]) add(c *column, least, most I) {
 // addKeys adds the keys of a piece as simd.PermuteRanks reads them, and tells where its levels begin. most is not below
 // any.
 func (a *permuteAsk[I, F]) addKeys(keys []I, most I) (levels []int) {
-	step := 1
+	step := 16 // of the first level, of at least two
 	for step*16 < len(keys) {
 		step *= 16
 	}

@@ -20,12 +20,14 @@ const (
 func main() {
 	ConstraintExpr("!purego")
 	columns()
-	ranks("PermuteRanks", "PermuteRanks writes n ranks. A piece is a column, the number of levels, at most 4, and where each begins: at "+
-		"the last level all keys stand, and at the one above the last of each 16, each filled up by sixteens with the "+
-		"largest number to more than there are.", "int32", 4, func(m, z Op) { VPBROADCASTD(m, z) }, func(p, m, z, k Op) { VPCMPD(p, m, z, k) })
 	columnsWide()
-	ranks("PermuteRanksWide", "PermuteRanksWide is PermuteRanks for int64.", "int64", 8,
-		func(m, z Op) { VPBROADCASTQ(m, z) }, func(p, m, z, k Op) { VPCMPQ(p, m, z, k) })
+	ranks("PermuteRanks", "int32", 4, false,
+		"PermuteRanks writes n ranks. A piece is a column, the number of levels, which is 2, and where each begins: on the",
+		"last level all keys stand, and on the one above, right before it, the last of each 16, each filled up by sixteens",
+		"with the largest number to more than there are.")
+	ranks("PermuteRanksWide", "int64", 8, false, "PermuteRanksWide is PermuteRanks for int64.")
+	ranks("PermuteWordRanks", "int32", 4, true, "PermuteWordRanks is PermuteRanks for up to 4 levels, which may lie anywhere.")
+	ranks("PermuteWordRanksWide", "int64", 8, true, "PermuteWordRanksWide is PermuteWordRanks for int64.")
 	heaps("PermuteHeaps", 1, "PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of "+
 		"64 splits and then their keys.")
 	heaps("PermuteHeapRows", 8, "PermuteHeapRows is PermuteHeaps for 8 rows: 8 masks a heap.")
@@ -153,38 +155,59 @@ func columnsWide() {
 	RET()
 }
 
-// ranks generates the search for whole numbers of a size in bytes, given those of another one.
-func ranks(name, doc, typ string, size int, broadcast func(m, z Op), compare func(p, m, z, k Op)) {
+// ranks generates the search for keys of a size in bytes, of two levels or, for words, of as many as a piece says.
+func ranks(name, typ string, size int, words bool, doc ...string) {
 	TEXT(name, NOSPLIT, "func(dst *uint16, columns *"+typ+", pieces *[6]uint32, keys *"+typ+", n int)")
-	Doc(doc)
+	Doc(doc...)
 	dst, columns := Load(Param("dst"), GP64()), Load(Param("columns"), GP64())
 	pieces, keys := Load(Param("pieces"), GP64()), Load(Param("keys"), GP64())
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
 	loop(name, n, 1, func() {
-		column, levels, level, v := GP64(), GP64(), GP64(), ZMM()
+		column, v, rank := GP64(), ZMM(), GP64()
 		MOVL(Mem{Base: pieces}, column.As32())
-		MOVL(Mem{Base: pieces, Disp: 4}, levels.As32())
-		broadcast(Mem{Base: columns, Index: column, Scale: uint8(size)}, v)
-		LEAQ(Mem{Base: pieces, Disp: 8}, level)
-		rank, at, count, k := GP64(), GP64(), GP32(), K()
-		XORL(rank.As32(), rank.As32())
-		Label(name + "_level")
-		MOVL(Mem{Base: level}, at.As32())
-		SHLL(U8(4), rank.As32())
-		ADDQ(rank, at)
-		m := Mem{Base: keys, Index: at, Scale: uint8(size)}
-		compare(U8(greater), m, v, k)
 		if size == 8 {
-			more := K()
-			compare(U8(greater), m.Offset(64), v, more)
-			KUNPCKBW(k, more, k)
+			VPBROADCASTQ(Mem{Base: columns, Index: column, Scale: 8}, v)
+		} else {
+			VPBROADCASTD(Mem{Base: columns, Index: column, Scale: 4}, v)
 		}
-		KMOVW(k, count)
-		POPCNTL(count, count)
-		ADDL(count, rank.As32())
-		ADDQ(U8(4), level)
-		DECL(levels.As32())
-		JNZ(LabelRef(name + "_level"))
+		// below counts the keys below the column among 16.
+		below := func(m Mem) reg.GPVirtual {
+			k, count := K(), GP64()
+			if size == 8 {
+				more := K()
+				VPCMPQ(U8(greater), m, v, k)
+				VPCMPQ(U8(greater), m.Offset(64), v, more)
+				KUNPCKBW(k, more, k)
+			} else {
+				VPCMPD(U8(greater), m, v, k)
+			}
+			KMOVW(k, count.As32())
+			POPCNTL(count.As32(), count.As32())
+			return count
+		}
+		at := GP64()
+		if words {
+			levels, level := GP64(), GP64()
+			MOVL(Mem{Base: pieces, Disp: 4}, levels.As32())
+			LEAQ(Mem{Base: pieces, Disp: 8}, level)
+			XORL(rank.As32(), rank.As32())
+			Label(name + "_level")
+			MOVL(Mem{Base: level}, at.As32())
+			SHLL(U8(4), rank.As32())
+			ADDQ(rank, at)
+			ADDL(below(Mem{Base: keys, Index: at, Scale: uint8(size)}).As32(), rank.As32())
+			ADDQ(U8(4), level)
+			DECL(levels.As32())
+			JNZ(LabelRef(name + "_level"))
+		} else {
+			MOVL(Mem{Base: pieces, Disp: 8}, at.As32())
+			LEAQ(Mem{Base: keys, Index: at, Scale: uint8(size)}, at)
+			high := below(Mem{Base: at})
+			SHLL(U8(4), high.As32())
+			LEAQ(Mem{Base: at, Index: high, Scale: uint8(size)}, at)
+			rank = below(Mem{Base: at, Disp: 16 * size})
+			ADDL(high.As32(), rank.As32())
+		}
 		MOVW(rank.As16(), Mem{Base: dst})
 		ADDQ(U8(2), dst)
 		ADDQ(U8(24), pieces)

@@ -8,14 +8,22 @@ package simd
 // and for what is not farther from 0 than zero. dst, missing and zero have room for a multiple of 16 columns.
 func PermuteColumns(dst *int32, row *float32, feature *uint32, missing *int32, zero *float32, n int)
 
-// PermuteRanks writes n ranks. A piece is a column, the number of levels, at most 4, and where each begins: at the last level all keys stand, and at the one above the last of each 16, each filled up by sixteens with the largest number to more than there are.
-func PermuteRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int32, n int)
-
 // PermuteColumnsWide is PermuteColumns for float64, with room for a multiple of 8 columns.
 func PermuteColumnsWide(dst *int64, row *float64, feature *uint32, missing *int64, zero *float64, n int)
 
+// PermuteRanks writes n ranks. A piece is a column, the number of levels, which is 2, and where each begins: on the
+// last level all keys stand, and on the one above, right before it, the last of each 16, each filled up by sixteens
+// with the largest number to more than there are.
+func PermuteRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int32, n int)
+
 // PermuteRanksWide is PermuteRanks for int64.
 func PermuteRanksWide(dst *uint16, columns *int64, pieces *[6]uint32, keys *int64, n int)
+
+// PermuteWordRanks is PermuteRanks for up to 4 levels, which may lie anywhere.
+func PermuteWordRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int32, n int)
+
+// PermuteWordRanksWide is PermuteWordRanks for int64.
+func PermuteWordRanksWide(dst *uint16, columns *int64, pieces *[6]uint32, keys *int64, n int)
 
 // PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of 64 splits and then their keys.
 func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[1][128]uint16, n int)

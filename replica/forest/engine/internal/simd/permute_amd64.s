@@ -54,45 +54,6 @@ columns_done:
 	VZEROUPPER
 	RET
 
-// func PermuteRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int32, n int)
-// Requires: AVX, AVX512F, POPCNT
-TEXT ·PermuteRanks(SB), NOSPLIT, $0-40
-	MOVQ dst+0(FP), AX
-	MOVQ columns+8(FP), CX
-	MOVQ pieces+16(FP), DX
-	MOVQ keys+24(FP), BX
-	MOVQ n+32(FP), SI
-	CMPQ SI, $0x00
-	JLE  PermuteRanks_done
-
-PermuteRanks:
-	MOVL         (DX), DI
-	MOVL         4(DX), R8
-	VPBROADCASTD (CX)(DI*4), Z0
-	LEAQ         8(DX), DI
-	XORL         R9, R9
-
-PermuteRanks_level:
-	MOVL    (DI), R10
-	SHLL    $0x04, R9
-	ADDQ    R9, R10
-	VPCMPD  $0x06, (BX)(R10*4), Z0, K1
-	KMOVW   K1, R10
-	POPCNTL R10, R10
-	ADDL    R10, R9
-	ADDQ    $0x04, DI
-	DECL    R8
-	JNZ     PermuteRanks_level
-	MOVW    R9, (AX)
-	ADDQ    $0x02, AX
-	ADDQ    $0x18, DX
-	SUBQ    $0x01, SI
-	JG      PermuteRanks
-
-PermuteRanks_done:
-	VZEROUPPER
-	RET
-
 // func PermuteColumnsWide(dst *int64, row *float64, feature *uint32, missing *int64, zero *float64, n int)
 // Requires: AVX, AVX512F
 TEXT ·PermuteColumnsWide(SB), NOSPLIT, $0-48
@@ -143,6 +104,41 @@ columnswide_done:
 	VZEROUPPER
 	RET
 
+// func PermuteRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int32, n int)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·PermuteRanks(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ columns+8(FP), CX
+	MOVQ pieces+16(FP), DX
+	MOVQ keys+24(FP), BX
+	MOVQ n+32(FP), SI
+	CMPQ SI, $0x00
+	JLE  PermuteRanks_done
+
+PermuteRanks:
+	MOVL         (DX), DI
+	VPBROADCASTD (CX)(DI*4), Z0
+	MOVL         8(DX), DI
+	LEAQ         (BX)(DI*4), DI
+	VPCMPD       $0x06, (DI), Z0, K1
+	KMOVW        K1, R8
+	POPCNTL      R8, R8
+	SHLL         $0x04, R8
+	LEAQ         (DI)(R8*4), DI
+	VPCMPD       $0x06, 64(DI), Z0, K1
+	KMOVW        K1, DI
+	POPCNTL      DI, DI
+	ADDL         R8, DI
+	MOVW         DI, (AX)
+	ADDQ         $0x02, AX
+	ADDQ         $0x18, DX
+	SUBQ         $0x01, SI
+	JG           PermuteRanks
+
+PermuteRanks_done:
+	VZEROUPPER
+	RET
+
 // func PermuteRanksWide(dst *uint16, columns *int64, pieces *[6]uint32, keys *int64, n int)
 // Requires: AVX, AVX512F, POPCNT
 TEXT ·PermuteRanksWide(SB), NOSPLIT, $0-40
@@ -156,31 +152,109 @@ TEXT ·PermuteRanksWide(SB), NOSPLIT, $0-40
 
 PermuteRanksWide:
 	MOVL         (DX), DI
-	MOVL         4(DX), R8
 	VPBROADCASTQ (CX)(DI*8), Z0
-	LEAQ         8(DX), DI
-	XORL         R9, R9
+	MOVL         8(DX), DI
+	LEAQ         (BX)(DI*8), DI
+	VPCMPQ       $0x06, (DI), Z0, K1
+	VPCMPQ       $0x06, 64(DI), Z0, K2
+	KUNPCKBW     K1, K2, K1
+	KMOVW        K1, R8
+	POPCNTL      R8, R8
+	SHLL         $0x04, R8
+	LEAQ         (DI)(R8*8), DI
+	VPCMPQ       $0x06, 128(DI), Z0, K1
+	VPCMPQ       $0x06, 192(DI), Z0, K2
+	KUNPCKBW     K1, K2, K1
+	KMOVW        K1, DI
+	POPCNTL      DI, DI
+	ADDL         R8, DI
+	MOVW         DI, (AX)
+	ADDQ         $0x02, AX
+	ADDQ         $0x18, DX
+	SUBQ         $0x01, SI
+	JG           PermuteRanksWide
 
-PermuteRanksWide_level:
-	MOVL     (DI), R10
-	SHLL     $0x04, R9
-	ADDQ     R9, R10
-	VPCMPQ   $0x06, (BX)(R10*8), Z0, K1
-	VPCMPQ   $0x06, 64(BX)(R10*8), Z0, K2
+PermuteRanksWide_done:
+	VZEROUPPER
+	RET
+
+// func PermuteWordRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int32, n int)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·PermuteWordRanks(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ columns+8(FP), CX
+	MOVQ pieces+16(FP), DX
+	MOVQ keys+24(FP), BX
+	MOVQ n+32(FP), SI
+	CMPQ SI, $0x00
+	JLE  PermuteWordRanks_done
+
+PermuteWordRanks:
+	MOVL         (DX), DI
+	VPBROADCASTD (CX)(DI*4), Z0
+	MOVL         4(DX), R9
+	LEAQ         8(DX), R10
+	XORL         DI, DI
+
+PermuteWordRanks_level:
+	MOVL    (R10), R8
+	SHLL    $0x04, DI
+	ADDQ    DI, R8
+	VPCMPD  $0x06, (BX)(R8*4), Z0, K1
+	KMOVW   K1, R8
+	POPCNTL R8, R8
+	ADDL    R8, DI
+	ADDQ    $0x04, R10
+	DECL    R9
+	JNZ     PermuteWordRanks_level
+	MOVW    DI, (AX)
+	ADDQ    $0x02, AX
+	ADDQ    $0x18, DX
+	SUBQ    $0x01, SI
+	JG      PermuteWordRanks
+
+PermuteWordRanks_done:
+	VZEROUPPER
+	RET
+
+// func PermuteWordRanksWide(dst *uint16, columns *int64, pieces *[6]uint32, keys *int64, n int)
+// Requires: AVX, AVX512F, POPCNT
+TEXT ·PermuteWordRanksWide(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ columns+8(FP), CX
+	MOVQ pieces+16(FP), DX
+	MOVQ keys+24(FP), BX
+	MOVQ n+32(FP), SI
+	CMPQ SI, $0x00
+	JLE  PermuteWordRanksWide_done
+
+PermuteWordRanksWide:
+	MOVL         (DX), DI
+	VPBROADCASTQ (CX)(DI*8), Z0
+	MOVL         4(DX), R9
+	LEAQ         8(DX), R10
+	XORL         DI, DI
+
+PermuteWordRanksWide_level:
+	MOVL     (R10), R8
+	SHLL     $0x04, DI
+	ADDQ     DI, R8
+	VPCMPQ   $0x06, (BX)(R8*8), Z0, K1
+	VPCMPQ   $0x06, 64(BX)(R8*8), Z0, K2
 	KUNPCKBW K1, K2, K1
-	KMOVW    K1, R10
-	POPCNTL  R10, R10
-	ADDL     R10, R9
-	ADDQ     $0x04, DI
-	DECL     R8
-	JNZ      PermuteRanksWide_level
-	MOVW     R9, (AX)
+	KMOVW    K1, R8
+	POPCNTL  R8, R8
+	ADDL     R8, DI
+	ADDQ     $0x04, R10
+	DECL     R9
+	JNZ      PermuteWordRanksWide_level
+	MOVW     DI, (AX)
 	ADDQ     $0x02, AX
 	ADDQ     $0x18, DX
 	SUBQ     $0x01, SI
-	JG       PermuteRanksWide
+	JG       PermuteWordRanksWide
 
-PermuteRanksWide_done:
+PermuteWordRanksWide_done:
 	VZEROUPPER
 	RET
 
