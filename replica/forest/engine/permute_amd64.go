@@ -39,7 +39,7 @@ func (w *permuteForest) take(rows int) *permuteScratch {
 	if s.rows >= rows {
 		return s
 	}
-	n, columns, deep := fill32(len(w.heaps))+fill32(len(w.roots)), len(w.narrow.zero), len(w.deep)+1
+	n, columns, deep := fill32(len(w.heaps))+w.roots.len(), len(w.narrow.zero), len(w.deep)+1
 	s.rows = rows
 	s.columns, s.wide = make([]int32, columns), make([]int64, columns)
 	s.masks, s.slots = make([]uint64, n*rows), make([]uint32, n*rows)
@@ -111,17 +111,8 @@ func (w permute[T]) run(s *permuteScratch, rows []T, features int) int {
 		simd.PermuteHeapRows(&s.masks[0], &w.heaps[0], &s.ranks, len(w.heaps))
 		simd.PermuteHeapLeafRows(&s.slots[0], &s.masks[0], len(w.heaps))
 	}
-	switch {
-	case len(w.roots) == 0:
-	case n == 1:
-		w.pass(s, one, s.slots[heaps:], w.roots)
-	default:
-		run := simd.PermuteBlockRows
-		if w.words {
-			run = simd.PermuteWordBlockRows
-		}
-		run(&s.masks[0], &s.shapes[0], &s.bases[0], &w.blocks[0], &w.roots[0], &s.ranks, len(w.roots))
-		simd.PermuteBlockExitRows(&s.slots[heaps*n], &s.masks[0], &s.shapes[0], &s.bases[0], len(w.roots))
+	if w.roots.len() > 0 {
+		w.enter(s, s.slots[heaps*n:], n)
 	}
 	if len(w.deep) > 0 {
 		for i := range n {
@@ -172,6 +163,27 @@ func (w *permuteForest) rankWide(s *permuteScratch, dst *[permutePieces]uint16, 
 		find = simd.PermuteWordRanksWide
 	}
 	find(&dst[0], &s.wide[0], &w.pieces[0], &w.wide.keys[0], len(w.pieces))
+}
+
+// enter takes n rows through the blocks with which trees begin.
+func (w *permuteForest) enter(s *permuteScratch, slots []uint32, n int) {
+	r, count := &w.roots, len(w.places)-len(w.heaps)
+	one := (*[1][permutePieces]uint16)(s.ranks[:1])
+	switch {
+	case n == 1 && w.words:
+		simd.PermuteWordRoots(&s.masks[0], &r.ranks[0], one, count)
+	case n == 1:
+		simd.PermuteRoots(&s.masks[0], &r.ranks[0], one, count)
+	case w.words:
+		simd.PermuteWordRootRows(&s.masks[0], &r.ranks[0], &s.ranks, count)
+	default:
+		simd.PermuteRootRows(&s.masks[0], &r.ranks[0], &s.ranks, count)
+	}
+	if n == 1 {
+		simd.PermuteBlockExits(&slots[0], &s.masks[0], &r.shapes[0], &r.bases[0], count)
+	} else {
+		simd.PermuteBlockExitRows(&slots[0], &s.masks[0], &r.shapes[0], &r.bases[0], count)
+	}
 }
 
 // pass takes a row through blocks.

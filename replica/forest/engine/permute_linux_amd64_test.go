@@ -186,6 +186,7 @@ func blocksOf(t *testing.T, random *rand.Rand, n int, words bool) {
 		most, pieces = math.MaxUint16, permuteWords
 	}
 	p := planter{permuteForest: &permuteForest{f: &model.Forest{Width: 1, Values: []float64{0}}, words: words}}
+	q := planter{permuteForest: &permuteForest{f: p.f, words: words}}
 	ranks := drawRanks(t, random, most)
 	var roots []*plot
 	var grow func(splits int) *plot
@@ -203,6 +204,7 @@ func blocksOf(t *testing.T, random *rand.Rand, n int, words bool) {
 	for range n {
 		roots = append(roots, grow(1+random.IntN(blockSplits)))
 		offsets = append(offsets, p.block(roots[len(roots)-1]))
+		q.root(roots[len(roots)-1])
 	}
 	want := func(row, i int) uint32 {
 		exit, to := 0, roots[i]
@@ -225,32 +227,41 @@ func blocksOf(t *testing.T, random *rand.Rand, n int, words bool) {
 		}
 		return uint32(exit)
 	}
-	run, runRows := simd.PermuteBlocks, simd.PermuteBlockRows
+	check := func(how string, slots []uint32, rows int) {
+		t.Helper()
+		for i, slot := range slots[:n*rows] {
+			row := permuteRows - rows + i%rows
+			if w := want(row, i/rows); slot != w {
+				t.Fatalf("%s, words %v: block %d of row %d ends at %d, want %d", how, words, i/rows, row, slot, w)
+			}
+		}
+	}
+	one, all := (*[1][permutePieces]uint16)(ranks[permuteRows-1:]), (*[permuteRows][permutePieces]uint16)(ranks)
+	run, begin, beginRows := simd.PermuteBlocks, simd.PermuteRoots, simd.PermuteRootRows
 	if words {
-		run, runRows = simd.PermuteWordBlocks, simd.PermuteWordBlockRows
+		run, begin, beginRows = simd.PermuteWordBlocks, simd.PermuteWordRoots, simd.PermuteWordRootRows
 	}
 	blocks, at := atEnd(t, append(p.blocks, make([]byte, 128)...)), unsafe.SliceData(atEnd(t, offsets))
 	masks, shapes := atEnd(t, make([]uint64, fill32(n))), atEnd(t, make([]uint64, fill32(n)))
 	bases, slots := atEnd(t, make([]uint32, fill32(n))), atEnd(t, make([]uint32, fill32(n)))
-	run(unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), &blocks[0], at,
-		(*[1][permutePieces]uint16)(ranks[permuteRows-1:]), n)
+	run(unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), &blocks[0], at, one, n)
 	simd.PermuteBlockExits(unsafe.SliceData(slots), unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), n)
-	for i := range n {
-		if slots[i] != want(permuteRows-1, i) {
-			t.Fatalf("words %v: block %d ends at %d, want %d", words, i, slots[i], want(permuteRows-1, i))
-		}
-	}
+	check("blocks", slots, 1)
+
+	rootRanks := unsafe.SliceData(atEnd(t, q.roots.ranks))
+	copy(shapes, q.roots.shapes)
+	copy(bases, q.roots.bases)
+	clear(slots)
+	begin(unsafe.SliceData(masks), rootRanks, one, n)
+	simd.PermuteBlockExits(unsafe.SliceData(slots), unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), n)
+	check("roots", slots, 1)
+
 	full := (n + 3) &^ 3
-	masks, shapes = atEnd(t, make([]uint64, full*permuteRows)), atEnd(t, make([]uint64, full))
-	bases, slots = atEnd(t, make([]uint32, full)), atEnd(t, make([]uint32, full*permuteRows))
-	runRows(unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), &blocks[0], at,
-		(*[permuteRows][permutePieces]uint16)(ranks), n)
-	simd.PermuteBlockExitRows(unsafe.SliceData(slots), unsafe.SliceData(masks), unsafe.SliceData(shapes), unsafe.SliceData(bases), n)
-	for i, slot := range slots[:n*permuteRows] {
-		if w := want(i%permuteRows, i/permuteRows); slot != w {
-			t.Fatalf("words %v: block %d of row %d ends at %d, want %d", words, i/permuteRows, i%permuteRows, slot, w)
-		}
-	}
+	masks, slots = atEnd(t, make([]uint64, full*permuteRows)), atEnd(t, make([]uint32, full*permuteRows))
+	beginRows(unsafe.SliceData(masks), rootRanks, all, n)
+	simd.PermuteBlockExitRows(unsafe.SliceData(slots), unsafe.SliceData(masks), unsafe.SliceData(atEnd(t, shapes[:full])),
+		unsafe.SliceData(atEnd(t, bases[:full])), n)
+	check("rows of roots", slots, permuteRows)
 }
 
 // TestPermuteShapes compares permute with the reference on trees of all depths and forms, of 1 to 300 features and with

@@ -27,8 +27,8 @@ type permuteForest struct {
 	words  bool // whether ranks are words, and not bytes
 	heaps  [][128]byte
 	closed int // the first of the heaps with which trees go on
+	roots  roots
 	blocks []byte
-	roots  []uint32 // the blocks with which trees begin
 	places []uint32 // of each tree: its place among heaps, filled up to permuteGroup, and roots
 	deep   []deepTree
 	forks  []uint32 // of each exit of heaps and blocks with which trees go on: the slot of its leaf, or a block, marked
@@ -40,6 +40,15 @@ type permuteForest struct {
 	values32 []float32
 	scratch  sync.Pool
 }
+
+// roots are the blocks with which trees begin: their pieces and keys, 32 each, their shapes and their first exits.
+type roots struct {
+	ranks  []byte
+	shapes []uint64
+	bases  []uint32
+}
+
+func (r *roots) len() int { return len(r.shapes) }
 
 // deepTree is a tree that may not end with what it begins with.
 type deepTree struct {
@@ -97,8 +106,8 @@ func newPermuteForest(f *model.Forest) *permuteForest {
 func fill32(n int) int { return (n + permuteGroup - 1) &^ (permuteGroup - 1) }
 
 func (w *permuteForest) bytes() int {
-	return 4*(len(w.feature)+6*len(w.pieces)+w.narrow.len()+len(w.roots)+len(w.places)+2*len(w.deep)+len(w.forks)+len(w.ids)+len(w.rows)+
-		len(w.values32)) + 8*(w.wide.len()+len(w.values)) + 128*len(w.heaps) + len(w.blocks)
+	return 4*(len(w.feature)+6*len(w.pieces)+w.narrow.len()+len(w.roots.bases)+len(w.places)+2*len(w.deep)+len(w.forks)+len(w.ids)+len(w.rows)+
+		len(w.values32)) + 8*(w.wide.len()+len(w.values)+len(w.roots.shapes)) + 128*len(w.heaps) + len(w.roots.ranks) + len(w.blocks)
 }
 
 // permuteAsk is what columns are worked out with, and the keys of pieces.
@@ -306,10 +315,13 @@ func (p *planter) plant() {
 	first := fill32(len(p.heaps))
 	for i, t := range order[len(p.heaps):] {
 		p.places[t] = uint32(first + i)
-		p.roots = append(p.roots, p.block(plots[t]))
+		p.root(plots[t])
 		if plots[t].splits > blockSplits {
 			p.deep = append(p.deep, deepTree{p.places[t], mark})
 		}
+	}
+	for p.roots.len()%permuteGroup != 0 { // which the loops walk, too
+		p.roots.shapes, p.roots.bases = append(p.roots.shapes, 0), append(p.roots.bases, 0)
 	}
 }
 
@@ -337,9 +349,15 @@ func (p *planter) heap(root *plot) []*plot {
 	return exits
 }
 
-// block lays out a block, and those that follow it, and tells where it begins. The largest subtrees are taken into
-// it, so that those that are left over are small.
-func (p *planter) block(root *plot) uint32 {
+// cut is the part of a tree that a block holds.
+type cut struct {
+	splits []*plot
+	shape  uint64 // bit i tells whether node i below the root is one of splits; nodes stand level by level
+	exits  []*plot
+}
+
+// newCut cuts a block off a tree's top. The largest subtrees are taken into it, so that those left over are small.
+func newCut(root *plot) cut {
 	in := map[*plot]bool{root: true}
 	for edge := []*plot{root.left, root.right}; len(in) < blockSplits; {
 		largest := 0
@@ -356,48 +374,75 @@ func (p *planter) block(root *plot) uint32 {
 		edge[largest] = n.left
 		edge = append(edge, n.right)
 	}
-	var shape uint64
-	var exits []*plot
-	splits := []*plot{root}
-	for i := 0; i < len(splits); i++ {
-		for _, child := range []*plot{splits[i].left, splits[i].right} {
+	c := cut{splits: []*plot{root}}
+	for i := 0; i < len(c.splits); i++ {
+		for _, child := range []*plot{c.splits[i].left, c.splits[i].right} {
 			if in[child] {
-				shape |= 1 << (len(splits) - 1 + len(exits))
-				splits = append(splits, child)
+				c.shape |= 1 << (len(c.splits) - 1 + len(c.exits))
+				c.splits = append(c.splits, child)
 			} else {
-				exits = append(exits, child)
+				c.exits = append(c.exits, child)
 			}
 		}
 	}
-	at := len(p.blocks)
-	first := uint32(len(p.ids))
-	if root.splits > len(splits) {
-		first = mark | uint32(len(p.forks))
+	return c
+}
+
+// root lays out the block with which a tree begins, and those that follow it.
+func (p *planter) root(root *plot) {
+	c, r := newCut(root), &p.roots
+	none := make([]*plot, blockSplits+1-len(c.splits))
+	for i := range none {
+		none[i] = &plot{}
 	}
-	p.blocks = binary.LittleEndian.AppendUint64(p.blocks, shape)
-	p.blocks = binary.LittleEndian.AppendUint32(p.blocks, first)
-	p.blocks = append(p.blocks, byte(len(splits)), 0, 0, 0)
-	for _, n := range splits {
-		p.blocks = p.appendRank(p.blocks, n.piece)
-	}
-	for _, n := range splits {
-		p.blocks = p.appendRank(p.blocks, n.key)
-	}
-	if first < mark {
-		p.slots(exits)
-		return uint32(at)
-	}
-	p.forks = append(p.forks, make([]uint32, len(exits))...)
-	p.fork(exits, int(first&^mark))
+	r.ranks = p.appendRanks(r.ranks, append(c.splits, none...))
+	r.shapes, r.bases = append(r.shapes, c.shape), append(r.bases, p.base(root, &c))
+	p.follow(&c, r.bases[len(r.bases)-1])
+}
+
+// block lays out a block, and those that follow it, and tells where it begins.
+func (p *planter) block(root *plot) uint32 {
+	c, at := newCut(root), len(p.blocks)
+	base := p.base(root, &c)
+	p.blocks = binary.LittleEndian.AppendUint64(p.blocks, c.shape)
+	p.blocks = binary.LittleEndian.AppendUint32(p.blocks, base)
+	p.blocks = append(p.blocks, byte(len(c.splits)), 0, 0, 0)
+	p.blocks = p.appendRanks(p.blocks, c.splits)
+	p.follow(&c, base)
 	return uint32(at)
 }
 
-// appendRank appends a piece or a key, a byte or a word.
-func (p *planter) appendRank(to []byte, v uint16) []byte {
-	if p.words {
-		return binary.LittleEndian.AppendUint16(to, v)
+// appendRanks appends the pieces of splits and then their keys, bytes or words.
+func (p *planter) appendRanks(to []byte, splits []*plot) []byte {
+	for _, n := range splits {
+		if to = append(to, byte(n.piece)); p.words {
+			to = append(to, byte(n.piece>>8))
+		}
 	}
-	return append(to, byte(v))
+	for _, n := range splits {
+		if to = append(to, byte(n.key)); p.words {
+			to = append(to, byte(n.key>>8))
+		}
+	}
+	return to
+}
+
+// base is the number of the first exit of a part of a tree: a slot when the part is all that is left, or a fork.
+func (p *planter) base(root *plot, c *cut) uint32 {
+	if root.splits == len(c.splits) {
+		return uint32(len(p.ids))
+	}
+	return mark | uint32(len(p.forks))
+}
+
+// follow lays out what a part's exits lead to.
+func (p *planter) follow(c *cut, base uint32) {
+	if base < mark {
+		p.slots(c.exits)
+		return
+	}
+	p.forks = append(p.forks, make([]uint32, len(c.exits))...)
+	p.fork(c.exits, int(base-mark))
 }
 
 // fork lays out what follows on exits, and fills in their forks.

@@ -28,21 +28,24 @@ func main() {
 	ranks("PermuteRanksWide", "int64", 8, false, "PermuteRanksWide is PermuteRanks for int64.")
 	ranks("PermuteWordRanks", "int32", 4, true, "PermuteWordRanks is PermuteRanks for up to 4 levels, which may lie anywhere.")
 	ranks("PermuteWordRanksWide", "int64", 8, true, "PermuteWordRanksWide is PermuteWordRanks for int64.")
-	heaps("PermuteHeaps", 1, "PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of "+
+	heap, root, words := together{"[128]byte", 1, 64}, together{"byte", 1, 32}, together{"byte", 2, 32}
+	answers("PermuteHeaps", heap, 1, "PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of "+
 		"64 splits and then their keys.")
-	heaps("PermuteHeapRows", 8, "PermuteHeapRows is PermuteHeaps for 8 rows: 8 masks a heap.")
+	answers("PermuteHeapRows", heap, 8, "PermuteHeapRows is PermuteHeaps for 8 rows: 8 masks a heap.")
+	answers("PermuteRoots", root, 1, "PermuteRoots is PermuteHeaps for 32 splits.")
+	answers("PermuteRootRows", root, 8, "PermuteRootRows is PermuteHeapRows for 32 splits.")
+	answers("PermuteWordRoots", words, 1, "PermuteWordRoots is PermuteRoots for pieces and keys of 2 bytes.")
+	answers("PermuteWordRootRows", words, 8, "PermuteWordRootRows is PermuteRootRows for pieces and keys of 2 bytes.")
 	heapLeaves("PermuteHeapLeaves", "permuteHeaps", 64,
 		"PermuteHeapLeaves walks down n heaps of 6 levels by their masks and writes 64 times the number of the heap and the",
 		"number of its leaf. Both slices have room for a multiple of 32.")
 	heapLeaves("PermuteHeapLeafRows", "permuteRows", 0,
 		"PermuteHeapLeafRows is PermuteHeapLeaves for 8 rows, with room for a multiple of 4 heaps.")
-	blocks("PermuteBlocks", 1, 1,
+	blocks("PermuteBlocks", 1,
 		"PermuteBlocks writes for n blocks who goes right, their shapes and the numbers of their first exits. A block has",
 		"its shape, its first exit, the number of its splits, 3 bytes of nothing, the splits' pieces and then their keys;",
 		"behind the last one 128 bytes can be read.")
-	blocks("PermuteBlockRows", 1, 8, "PermuteBlockRows is PermuteBlocks for 8 rows: 8 masks a block.")
-	blocks("PermuteWordBlocks", 2, 1, "PermuteWordBlocks is PermuteBlocks for pieces and keys of 2 bytes.")
-	blocks("PermuteWordBlockRows", 2, 8, "PermuteWordBlockRows is PermuteWordBlocks for 8 rows.")
+	blocks("PermuteWordBlocks", 2, "PermuteWordBlocks is PermuteBlocks for pieces and keys of 2 bytes.")
 	blockExits("PermuteBlockExits", false,
 		"PermuteBlockExits walks down n blocks by their masks and writes their bases plus the numbers of their exits. All",
 		"slices have room for a multiple of 32.")
@@ -245,26 +248,48 @@ func tables(ranks reg.Register, size, rows int) (low, high []reg.VecVirtual) {
 	return low, high
 }
 
-func heaps(name string, rows int, doc string) {
-	TEXT(name, NOSPLIT, fmt.Sprintf("func(masks *uint64, heaps *[128]byte, ranks *[%d][128]uint16, n int)", rows))
-	Doc(doc)
-	masks, heaps := Load(Param("masks"), GP64()), Load(Param("heaps"), GP64())
-	low, high := tables(Load(Param("ranks"), GP64()), 1, rows)
+// together is what stands together, as simd.PermuteHeaps has it.
+type together struct {
+	typ    string // of Go
+	size   int    // of a piece or a key
+	splits int
+}
+
+// answers generates the loop that answers splits for some rows.
+func answers(name string, of together, rows int, doc ...string) {
+	TEXT(name, NOSPLIT, fmt.Sprintf("func(masks *uint64, of *%s, ranks *[%d][128]uint16, n int)", of.typ, rows))
+	Doc(doc...)
+	masks, at := Load(Param("masks"), GP64()), Load(Param("of"), GP64())
+	low, high := tables(Load(Param("ranks"), GP64()), of.size, rows)
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
+	length := of.size * of.splits
 	loop(name, n, 1, func() {
-		pieces := ZMM()
-		VMOVDQU8(Mem{Base: heaps}, pieces)
+		pieces, keys := ZMM(), Mem{Base: at, Disp: length}
+		if length == 32 {
+			VMOVDQU8(Mem{Base: at}, pieces.AsY())
+		} else {
+			VMOVDQU8(Mem{Base: at}, pieces)
+		}
 		for r := range rows {
 			v, k := pieces, K()
 			if rows > 1 {
 				v = ZMM()
 				VMOVDQA64(pieces, v)
 			}
-			VPERMI2B(high[r], low[r], v)
-			VPCMPUB(U8(greater), Mem{Base: heaps, Disp: 64}, v, k)
+			switch {
+			case of.size == 2:
+				VPERMI2W(high[r], low[r], v)
+				VPCMPUW(U8(greater), keys, v, k)
+			case length == 32:
+				VPERMI2B(high[r], low[r], v)
+				VPCMPUB(U8(greater), keys, v.AsY(), k)
+			default:
+				VPERMI2B(high[r], low[r], v)
+				VPCMPUB(U8(greater), keys, v, k)
+			}
 			KMOVQ(k, Mem{Base: masks, Disp: 8 * r})
 		}
-		SUBQ(I8(-128), heaps)
+		ADDQ(U32(2*length), at)
 		ADDQ(U8(8*rows), masks)
 	})
 	VZEROUPPER()
@@ -324,13 +349,13 @@ const (
 	orAnd  = 0b11101010 // c or (a and b)
 )
 
-func blocks(name string, size, rows int, doc ...string) {
-	TEXT(name, NOSPLIT, fmt.Sprintf("func(masks, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[%d][128]uint16, n int)", rows))
+func blocks(name string, size int, doc ...string) {
+	TEXT(name, NOSPLIT, "func(masks, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[1][128]uint16, n int)")
 	Doc(doc...)
 	masks, shapes := Load(Param("masks"), GP64()), Load(Param("shapes"), GP64())
 	bases, blocks := Load(Param("bases"), GP64()), Load(Param("blocks"), GP64())
 	offsets := Load(Param("offsets"), GP64())
-	low, high := tables(Load(Param("ranks"), GP64()), size, rows)
+	low, high := table(Load(Param("ranks"), GP64()), size)
 	n := Load(Param("n"), GP64()).(reg.GPVirtual)
 	i := GP64()
 	XORL(i.As32(), i.As32())
@@ -339,34 +364,23 @@ func blocks(name string, size, rows int, doc ...string) {
 		MOVL(Mem{Base: offsets, Index: i, Scale: 4}, block.As32())
 		ADDQ(blocks, block)
 		MOVBLZX(Mem{Base: block, Disp: 12}, splits.As32())
-		pieces := ZMM()
+		v, k, mask := ZMM(), K(), GP32()
 		keys := Mem{Base: block, Index: splits, Scale: uint8(size), Disp: 16}
 		if size == 1 {
-			VMOVDQU8(Mem{Base: block, Disp: 16}, pieces.AsY())
+			VMOVDQU8(Mem{Base: block, Disp: 16}, v.AsY())
+			VPERMI2B(high, low, v)
+			VPCMPUB(U8(greater), keys, v.AsY(), k)
 		} else {
-			VMOVDQU16(Mem{Base: block, Disp: 16}, pieces)
+			VMOVDQU16(Mem{Base: block, Disp: 16}, v)
+			VPERMI2W(high, low, v)
+			VPCMPUW(U8(greater), keys, v, k)
 		}
-		for r := range rows {
-			v, k, mask := pieces, K(), GP32()
-			if rows > 1 {
-				v = ZMM()
-				VMOVDQA64(pieces, v)
-			}
-			if size == 1 {
-				VPERMI2B(high[r], low[r], v)
-				VPCMPUB(U8(greater), keys, v.AsY(), k)
-			} else {
-				VPERMI2W(high[r], low[r], v)
-				VPCMPUW(U8(greater), keys, v, k)
-			}
-			KMOVD(k, mask)
-			MOVQ(mask.As64(), Mem{Base: masks, Disp: 8 * r})
-		}
+		KMOVD(k, mask)
+		MOVQ(mask.As64(), Mem{Base: masks, Index: i, Scale: 8})
 		MOVQ(Mem{Base: block}, shape)
 		MOVL(Mem{Base: block, Disp: 8}, base)
 		MOVQ(shape, Mem{Base: shapes, Index: i, Scale: 8})
 		MOVL(base, Mem{Base: bases, Index: i, Scale: 4})
-		ADDQ(U8(8*rows), masks)
 		INCQ(i)
 	})
 	VZEROUPPER()

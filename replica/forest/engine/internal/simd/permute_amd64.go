@@ -26,10 +26,22 @@ func PermuteWordRanks(dst *uint16, columns *int32, pieces *[6]uint32, keys *int3
 func PermuteWordRanksWide(dst *uint16, columns *int64, pieces *[6]uint32, keys *int64, n int)
 
 // PermuteHeaps writes for n heaps who goes right: bit i is that of split i. A heap has the pieces of 64 splits and then their keys.
-func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[1][128]uint16, n int)
+func PermuteHeaps(masks *uint64, of *[128]byte, ranks *[1][128]uint16, n int)
 
 // PermuteHeapRows is PermuteHeaps for 8 rows: 8 masks a heap.
-func PermuteHeapRows(masks *uint64, heaps *[128]byte, ranks *[8][128]uint16, n int)
+func PermuteHeapRows(masks *uint64, of *[128]byte, ranks *[8][128]uint16, n int)
+
+// PermuteRoots is PermuteHeaps for 32 splits.
+func PermuteRoots(masks *uint64, of *byte, ranks *[1][128]uint16, n int)
+
+// PermuteRootRows is PermuteHeapRows for 32 splits.
+func PermuteRootRows(masks *uint64, of *byte, ranks *[8][128]uint16, n int)
+
+// PermuteWordRoots is PermuteRoots for pieces and keys of 2 bytes.
+func PermuteWordRoots(masks *uint64, of *byte, ranks *[1][128]uint16, n int)
+
+// PermuteWordRootRows is PermuteRootRows for pieces and keys of 2 bytes.
+func PermuteWordRootRows(masks *uint64, of *byte, ranks *[8][128]uint16, n int)
 
 // PermuteHeapLeaves walks down n heaps of 6 levels by their masks and writes 64 times the number of the heap and the
 // number of its leaf. Both slices have room for a multiple of 32.
@@ -43,14 +55,8 @@ func PermuteHeapLeafRows(slots *uint32, masks *uint64, n int)
 // behind the last one 128 bytes can be read.
 func PermuteBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[1][128]uint16, n int)
 
-// PermuteBlockRows is PermuteBlocks for 8 rows: 8 masks a block.
-func PermuteBlockRows(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[8][128]uint16, n int)
-
 // PermuteWordBlocks is PermuteBlocks for pieces and keys of 2 bytes.
 func PermuteWordBlocks(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[1][128]uint16, n int)
-
-// PermuteWordBlockRows is PermuteWordBlocks for 8 rows.
-func PermuteWordBlockRows(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[8][128]uint16, n int)
 
 // PermuteBlockExits walks down n blocks by their masks and writes their bases plus the numbers of their exits. All
 // slices have room for a multiple of 32.

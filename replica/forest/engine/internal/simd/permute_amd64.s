@@ -258,11 +258,11 @@ PermuteWordRanksWide_done:
 	VZEROUPPER
 	RET
 
-// func PermuteHeaps(masks *uint64, heaps *[128]byte, ranks *[1][128]uint16, n int)
+// func PermuteHeaps(masks *uint64, of *[128]byte, ranks *[1][128]uint16, n int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
 TEXT ·PermuteHeaps(SB), NOSPLIT, $0-32
 	MOVQ         masks+0(FP), AX
-	MOVQ         heaps+8(FP), CX
+	MOVQ         of+8(FP), CX
 	MOVQ         ranks+16(FP), DX
 	VMOVDQU16    (DX), Z0
 	VMOVDQU16    64(DX), Z1
@@ -284,7 +284,7 @@ PermuteHeaps:
 	VPERMI2B Z1, Z0, Z2
 	VPCMPUB  $0x06, 64(CX), Z2, K1
 	KMOVQ    K1, (AX)
-	SUBQ     $-128, CX
+	ADDQ     $0x00000080, CX
 	ADDQ     $0x08, AX
 	SUBQ     $0x01, DX
 	JG       PermuteHeaps
@@ -293,11 +293,11 @@ PermuteHeaps_done:
 	VZEROUPPER
 	RET
 
-// func PermuteHeapRows(masks *uint64, heaps *[128]byte, ranks *[8][128]uint16, n int)
+// func PermuteHeapRows(masks *uint64, of *[128]byte, ranks *[8][128]uint16, n int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
 TEXT ·PermuteHeapRows(SB), NOSPLIT, $0-32
 	MOVQ         masks+0(FP), AX
-	MOVQ         heaps+8(FP), CX
+	MOVQ         of+8(FP), CX
 	MOVQ         ranks+16(FP), DX
 	VMOVDQU16    (DX), Z0
 	VMOVDQU16    64(DX), Z1
@@ -425,12 +425,292 @@ PermuteHeapRows:
 	VPERMI2B  Z15, Z14, Z16
 	VPCMPUB   $0x06, 64(CX), Z16, K1
 	KMOVQ     K1, 56(AX)
-	SUBQ      $-128, CX
+	ADDQ      $0x00000080, CX
 	ADDQ      $0x40, AX
 	SUBQ      $0x01, DX
 	JG        PermuteHeapRows
 
 PermuteHeapRows_done:
+	VZEROUPPER
+	RET
+
+// func PermuteRoots(masks *uint64, of *byte, ranks *[1][128]uint16, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
+TEXT ·PermuteRoots(SB), NOSPLIT, $0-32
+	MOVQ         masks+0(FP), AX
+	MOVQ         of+8(FP), CX
+	MOVQ         ranks+16(FP), DX
+	VMOVDQU16    (DX), Z0
+	VMOVDQU16    64(DX), Z1
+	VPMOVWB      Z0, Y0
+	VPMOVWB      Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU16    128(DX), Z1
+	VMOVDQU16    192(DX), Z3
+	VPMOVWB      Z1, Y1
+	VPMOVWB      Z3, Y3
+	VINSERTI64X4 $0x01, Y3, Z1, Z1
+	ADDQ         $0x00000100, DX
+	MOVQ         n+24(FP), DX
+	CMPQ         DX, $0x00
+	JLE          PermuteRoots_done
+
+PermuteRoots:
+	VMOVDQU8 (CX), Y2
+	VPERMI2B Z1, Z0, Z2
+	VPCMPUB  $0x06, 32(CX), Y2, K1
+	KMOVQ    K1, (AX)
+	ADDQ     $0x00000040, CX
+	ADDQ     $0x08, AX
+	SUBQ     $0x01, DX
+	JG       PermuteRoots
+
+PermuteRoots_done:
+	VZEROUPPER
+	RET
+
+// func PermuteRootRows(masks *uint64, of *byte, ranks *[8][128]uint16, n int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
+TEXT ·PermuteRootRows(SB), NOSPLIT, $0-32
+	MOVQ         masks+0(FP), AX
+	MOVQ         of+8(FP), CX
+	MOVQ         ranks+16(FP), DX
+	VMOVDQU16    (DX), Z0
+	VMOVDQU16    64(DX), Z1
+	VPMOVWB      Z0, Y0
+	VPMOVWB      Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU16    128(DX), Z1
+	VMOVDQU16    192(DX), Z2
+	VPMOVWB      Z1, Y1
+	VPMOVWB      Z2, Y2
+	VINSERTI64X4 $0x01, Y2, Z1, Z1
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z2
+	VMOVDQU16    64(DX), Z3
+	VPMOVWB      Z2, Y2
+	VPMOVWB      Z3, Y3
+	VINSERTI64X4 $0x01, Y3, Z2, Z2
+	VMOVDQU16    128(DX), Z3
+	VMOVDQU16    192(DX), Z4
+	VPMOVWB      Z3, Y3
+	VPMOVWB      Z4, Y4
+	VINSERTI64X4 $0x01, Y4, Z3, Z3
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z4
+	VMOVDQU16    64(DX), Z5
+	VPMOVWB      Z4, Y4
+	VPMOVWB      Z5, Y5
+	VINSERTI64X4 $0x01, Y5, Z4, Z4
+	VMOVDQU16    128(DX), Z5
+	VMOVDQU16    192(DX), Z6
+	VPMOVWB      Z5, Y5
+	VPMOVWB      Z6, Y6
+	VINSERTI64X4 $0x01, Y6, Z5, Z5
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z6
+	VMOVDQU16    64(DX), Z7
+	VPMOVWB      Z6, Y6
+	VPMOVWB      Z7, Y7
+	VINSERTI64X4 $0x01, Y7, Z6, Z6
+	VMOVDQU16    128(DX), Z7
+	VMOVDQU16    192(DX), Z8
+	VPMOVWB      Z7, Y7
+	VPMOVWB      Z8, Y8
+	VINSERTI64X4 $0x01, Y8, Z7, Z7
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z8
+	VMOVDQU16    64(DX), Z9
+	VPMOVWB      Z8, Y8
+	VPMOVWB      Z9, Y9
+	VINSERTI64X4 $0x01, Y9, Z8, Z8
+	VMOVDQU16    128(DX), Z9
+	VMOVDQU16    192(DX), Z10
+	VPMOVWB      Z9, Y9
+	VPMOVWB      Z10, Y10
+	VINSERTI64X4 $0x01, Y10, Z9, Z9
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z10
+	VMOVDQU16    64(DX), Z11
+	VPMOVWB      Z10, Y10
+	VPMOVWB      Z11, Y11
+	VINSERTI64X4 $0x01, Y11, Z10, Z10
+	VMOVDQU16    128(DX), Z11
+	VMOVDQU16    192(DX), Z12
+	VPMOVWB      Z11, Y11
+	VPMOVWB      Z12, Y12
+	VINSERTI64X4 $0x01, Y12, Z11, Z11
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z12
+	VMOVDQU16    64(DX), Z13
+	VPMOVWB      Z12, Y12
+	VPMOVWB      Z13, Y13
+	VINSERTI64X4 $0x01, Y13, Z12, Z12
+	VMOVDQU16    128(DX), Z13
+	VMOVDQU16    192(DX), Z14
+	VPMOVWB      Z13, Y13
+	VPMOVWB      Z14, Y14
+	VINSERTI64X4 $0x01, Y14, Z13, Z13
+	ADDQ         $0x00000100, DX
+	VMOVDQU16    (DX), Z14
+	VMOVDQU16    64(DX), Z15
+	VPMOVWB      Z14, Y14
+	VPMOVWB      Z15, Y15
+	VINSERTI64X4 $0x01, Y15, Z14, Z14
+	VMOVDQU16    128(DX), Z15
+	VMOVDQU16    192(DX), Z17
+	VPMOVWB      Z15, Y15
+	VPMOVWB      Z17, Y17
+	VINSERTI64X4 $0x01, Y17, Z15, Z15
+	ADDQ         $0x00000100, DX
+	MOVQ         n+24(FP), DX
+	CMPQ         DX, $0x00
+	JLE          PermuteRootRows_done
+
+PermuteRootRows:
+	VMOVDQU8  (CX), Y16
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z1, Z0, Z17
+	VPCMPUB   $0x06, 32(CX), Y17, K1
+	KMOVQ     K1, (AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z3, Z2, Z17
+	VPCMPUB   $0x06, 32(CX), Y17, K1
+	KMOVQ     K1, 8(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z5, Z4, Z17
+	VPCMPUB   $0x06, 32(CX), Y17, K1
+	KMOVQ     K1, 16(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z7, Z6, Z17
+	VPCMPUB   $0x06, 32(CX), Y17, K1
+	KMOVQ     K1, 24(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z9, Z8, Z17
+	VPCMPUB   $0x06, 32(CX), Y17, K1
+	KMOVQ     K1, 32(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z11, Z10, Z17
+	VPCMPUB   $0x06, 32(CX), Y17, K1
+	KMOVQ     K1, 40(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z13, Z12, Z17
+	VPCMPUB   $0x06, 32(CX), Y17, K1
+	KMOVQ     K1, 48(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2B  Z15, Z14, Z17
+	VPCMPUB   $0x06, 32(CX), Y17, K1
+	KMOVQ     K1, 56(AX)
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x40, AX
+	SUBQ      $0x01, DX
+	JG        PermuteRootRows
+
+PermuteRootRows_done:
+	VZEROUPPER
+	RET
+
+// func PermuteWordRoots(masks *uint64, of *byte, ranks *[1][128]uint16, n int)
+// Requires: AVX, AVX512BW
+TEXT ·PermuteWordRoots(SB), NOSPLIT, $0-32
+	MOVQ      masks+0(FP), AX
+	MOVQ      of+8(FP), CX
+	MOVQ      ranks+16(FP), DX
+	VMOVDQU16 (DX), Z0
+	VMOVDQU16 64(DX), Z1
+	ADDQ      $0x00000100, DX
+	MOVQ      n+24(FP), DX
+	CMPQ      DX, $0x00
+	JLE       PermuteWordRoots_done
+
+PermuteWordRoots:
+	VMOVDQU8 (CX), Z2
+	VPERMI2W Z1, Z0, Z2
+	VPCMPUW  $0x06, 64(CX), Z2, K1
+	KMOVQ    K1, (AX)
+	ADDQ     $0x00000080, CX
+	ADDQ     $0x08, AX
+	SUBQ     $0x01, DX
+	JG       PermuteWordRoots
+
+PermuteWordRoots_done:
+	VZEROUPPER
+	RET
+
+// func PermuteWordRootRows(masks *uint64, of *byte, ranks *[8][128]uint16, n int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·PermuteWordRootRows(SB), NOSPLIT, $0-32
+	MOVQ      masks+0(FP), AX
+	MOVQ      of+8(FP), CX
+	MOVQ      ranks+16(FP), DX
+	VMOVDQU16 (DX), Z0
+	VMOVDQU16 64(DX), Z1
+	ADDQ      $0x00000100, DX
+	VMOVDQU16 (DX), Z2
+	VMOVDQU16 64(DX), Z3
+	ADDQ      $0x00000100, DX
+	VMOVDQU16 (DX), Z4
+	VMOVDQU16 64(DX), Z5
+	ADDQ      $0x00000100, DX
+	VMOVDQU16 (DX), Z6
+	VMOVDQU16 64(DX), Z7
+	ADDQ      $0x00000100, DX
+	VMOVDQU16 (DX), Z8
+	VMOVDQU16 64(DX), Z9
+	ADDQ      $0x00000100, DX
+	VMOVDQU16 (DX), Z10
+	VMOVDQU16 64(DX), Z11
+	ADDQ      $0x00000100, DX
+	VMOVDQU16 (DX), Z12
+	VMOVDQU16 64(DX), Z13
+	ADDQ      $0x00000100, DX
+	VMOVDQU16 (DX), Z14
+	VMOVDQU16 64(DX), Z15
+	ADDQ      $0x00000100, DX
+	MOVQ      n+24(FP), DX
+	CMPQ      DX, $0x00
+	JLE       PermuteWordRootRows_done
+
+PermuteWordRootRows:
+	VMOVDQU8  (CX), Z16
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z1, Z0, Z17
+	VPCMPUW   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, (AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z3, Z2, Z17
+	VPCMPUW   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 8(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z5, Z4, Z17
+	VPCMPUW   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 16(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z7, Z6, Z17
+	VPCMPUW   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 24(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z9, Z8, Z17
+	VPCMPUW   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 32(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z11, Z10, Z17
+	VPCMPUW   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 40(AX)
+	VMOVDQA64 Z16, Z17
+	VPERMI2W  Z13, Z12, Z17
+	VPCMPUW   $0x06, 64(CX), Z17, K1
+	KMOVQ     K1, 48(AX)
+	VMOVDQA64 Z16, Z16
+	VPERMI2W  Z15, Z14, Z16
+	VPCMPUW   $0x06, 64(CX), Z16, K1
+	KMOVQ     K1, 56(AX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x40, AX
+	SUBQ      $0x01, DX
+	JG        PermuteWordRootRows
+
+PermuteWordRootRows_done:
 	VZEROUPPER
 	RET
 
@@ -694,7 +974,6 @@ TEXT ·PermuteBlocks(SB), NOSPLIT, $0-56
 	VPMOVWB      Z1, Y1
 	VPMOVWB      Z3, Y3
 	VINSERTI64X4 $0x01, Y3, Z1, Z1
-	ADDQ         $0x00000100, DI
 	MOVQ         n+48(FP), DI
 	XORL         R8, R8
 	CMPQ         DI, $0x00
@@ -708,177 +987,16 @@ PermuteBlocks:
 	VPERMI2B Z1, Z0, Z2
 	VPCMPUB  $0x06, 16(R9)(R10*1), Y2, K1
 	KMOVD    K1, R10
-	MOVQ     R10, (AX)
+	MOVQ     R10, (AX)(R8*8)
 	MOVQ     (R9), R10
 	MOVL     8(R9), R9
 	MOVQ     R10, (CX)(R8*8)
 	MOVL     R9, (DX)(R8*4)
-	ADDQ     $0x08, AX
 	INCQ     R8
 	SUBQ     $0x01, DI
 	JG       PermuteBlocks
 
 PermuteBlocks_done:
-	VZEROUPPER
-	RET
-
-// func PermuteBlockRows(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[8][128]uint16, n int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
-TEXT ·PermuteBlockRows(SB), NOSPLIT, $0-56
-	MOVQ         masks+0(FP), AX
-	MOVQ         shapes+8(FP), CX
-	MOVQ         bases+16(FP), DX
-	MOVQ         blocks+24(FP), BX
-	MOVQ         offsets+32(FP), SI
-	MOVQ         ranks+40(FP), DI
-	VMOVDQU16    (DI), Z0
-	VMOVDQU16    64(DI), Z1
-	VPMOVWB      Z0, Y0
-	VPMOVWB      Z1, Y1
-	VINSERTI64X4 $0x01, Y1, Z0, Z0
-	VMOVDQU16    128(DI), Z1
-	VMOVDQU16    192(DI), Z2
-	VPMOVWB      Z1, Y1
-	VPMOVWB      Z2, Y2
-	VINSERTI64X4 $0x01, Y2, Z1, Z1
-	ADDQ         $0x00000100, DI
-	VMOVDQU16    (DI), Z2
-	VMOVDQU16    64(DI), Z3
-	VPMOVWB      Z2, Y2
-	VPMOVWB      Z3, Y3
-	VINSERTI64X4 $0x01, Y3, Z2, Z2
-	VMOVDQU16    128(DI), Z3
-	VMOVDQU16    192(DI), Z4
-	VPMOVWB      Z3, Y3
-	VPMOVWB      Z4, Y4
-	VINSERTI64X4 $0x01, Y4, Z3, Z3
-	ADDQ         $0x00000100, DI
-	VMOVDQU16    (DI), Z4
-	VMOVDQU16    64(DI), Z5
-	VPMOVWB      Z4, Y4
-	VPMOVWB      Z5, Y5
-	VINSERTI64X4 $0x01, Y5, Z4, Z4
-	VMOVDQU16    128(DI), Z5
-	VMOVDQU16    192(DI), Z6
-	VPMOVWB      Z5, Y5
-	VPMOVWB      Z6, Y6
-	VINSERTI64X4 $0x01, Y6, Z5, Z5
-	ADDQ         $0x00000100, DI
-	VMOVDQU16    (DI), Z6
-	VMOVDQU16    64(DI), Z7
-	VPMOVWB      Z6, Y6
-	VPMOVWB      Z7, Y7
-	VINSERTI64X4 $0x01, Y7, Z6, Z6
-	VMOVDQU16    128(DI), Z7
-	VMOVDQU16    192(DI), Z8
-	VPMOVWB      Z7, Y7
-	VPMOVWB      Z8, Y8
-	VINSERTI64X4 $0x01, Y8, Z7, Z7
-	ADDQ         $0x00000100, DI
-	VMOVDQU16    (DI), Z8
-	VMOVDQU16    64(DI), Z9
-	VPMOVWB      Z8, Y8
-	VPMOVWB      Z9, Y9
-	VINSERTI64X4 $0x01, Y9, Z8, Z8
-	VMOVDQU16    128(DI), Z9
-	VMOVDQU16    192(DI), Z10
-	VPMOVWB      Z9, Y9
-	VPMOVWB      Z10, Y10
-	VINSERTI64X4 $0x01, Y10, Z9, Z9
-	ADDQ         $0x00000100, DI
-	VMOVDQU16    (DI), Z10
-	VMOVDQU16    64(DI), Z11
-	VPMOVWB      Z10, Y10
-	VPMOVWB      Z11, Y11
-	VINSERTI64X4 $0x01, Y11, Z10, Z10
-	VMOVDQU16    128(DI), Z11
-	VMOVDQU16    192(DI), Z12
-	VPMOVWB      Z11, Y11
-	VPMOVWB      Z12, Y12
-	VINSERTI64X4 $0x01, Y12, Z11, Z11
-	ADDQ         $0x00000100, DI
-	VMOVDQU16    (DI), Z12
-	VMOVDQU16    64(DI), Z13
-	VPMOVWB      Z12, Y12
-	VPMOVWB      Z13, Y13
-	VINSERTI64X4 $0x01, Y13, Z12, Z12
-	VMOVDQU16    128(DI), Z13
-	VMOVDQU16    192(DI), Z14
-	VPMOVWB      Z13, Y13
-	VPMOVWB      Z14, Y14
-	VINSERTI64X4 $0x01, Y14, Z13, Z13
-	ADDQ         $0x00000100, DI
-	VMOVDQU16    (DI), Z14
-	VMOVDQU16    64(DI), Z15
-	VPMOVWB      Z14, Y14
-	VPMOVWB      Z15, Y15
-	VINSERTI64X4 $0x01, Y15, Z14, Z14
-	VMOVDQU16    128(DI), Z15
-	VMOVDQU16    192(DI), Z17
-	VPMOVWB      Z15, Y15
-	VPMOVWB      Z17, Y17
-	VINSERTI64X4 $0x01, Y17, Z15, Z15
-	ADDQ         $0x00000100, DI
-	MOVQ         n+48(FP), DI
-	XORL         R8, R8
-	CMPQ         DI, $0x00
-	JLE          PermuteBlockRows_done
-
-PermuteBlockRows:
-	MOVL      (SI)(R8*4), R9
-	ADDQ      BX, R9
-	MOVBLZX   12(R9), R10
-	VMOVDQU8  16(R9), Y16
-	VMOVDQA64 Z16, Z17
-	VPERMI2B  Z1, Z0, Z17
-	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, (AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2B  Z3, Z2, Z17
-	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 8(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2B  Z5, Z4, Z17
-	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 16(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2B  Z7, Z6, Z17
-	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 24(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2B  Z9, Z8, Z17
-	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 32(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2B  Z11, Z10, Z17
-	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 40(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2B  Z13, Z12, Z17
-	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 48(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2B  Z15, Z14, Z17
-	VPCMPUB   $0x06, 16(R9)(R10*1), Y17, K1
-	KMOVD     K1, R10
-	MOVQ      R10, 56(AX)
-	MOVQ      (R9), R10
-	MOVL      8(R9), R9
-	MOVQ      R10, (CX)(R8*8)
-	MOVL      R9, (DX)(R8*4)
-	ADDQ      $0x40, AX
-	INCQ      R8
-	SUBQ      $0x01, DI
-	JG        PermuteBlockRows
-
-PermuteBlockRows_done:
 	VZEROUPPER
 	RET
 
@@ -893,7 +1011,6 @@ TEXT ·PermuteWordBlocks(SB), NOSPLIT, $0-56
 	MOVQ      ranks+40(FP), DI
 	VMOVDQU16 (DI), Z0
 	VMOVDQU16 64(DI), Z1
-	ADDQ      $0x00000100, DI
 	MOVQ      n+48(FP), DI
 	XORL      R8, R8
 	CMPQ      DI, $0x00
@@ -907,113 +1024,16 @@ PermuteWordBlocks:
 	VPERMI2W  Z1, Z0, Z2
 	VPCMPUW   $0x06, 16(R9)(R10*2), Z2, K1
 	KMOVD     K1, R10
-	MOVQ      R10, (AX)
+	MOVQ      R10, (AX)(R8*8)
 	MOVQ      (R9), R10
 	MOVL      8(R9), R9
 	MOVQ      R10, (CX)(R8*8)
 	MOVL      R9, (DX)(R8*4)
-	ADDQ      $0x08, AX
 	INCQ      R8
 	SUBQ      $0x01, DI
 	JG        PermuteWordBlocks
 
 PermuteWordBlocks_done:
-	VZEROUPPER
-	RET
-
-// func PermuteWordBlockRows(masks *uint64, shapes *uint64, bases *uint32, blocks *byte, offsets *uint32, ranks *[8][128]uint16, n int)
-// Requires: AVX, AVX512BW, AVX512F
-TEXT ·PermuteWordBlockRows(SB), NOSPLIT, $0-56
-	MOVQ      masks+0(FP), AX
-	MOVQ      shapes+8(FP), CX
-	MOVQ      bases+16(FP), DX
-	MOVQ      blocks+24(FP), BX
-	MOVQ      offsets+32(FP), SI
-	MOVQ      ranks+40(FP), DI
-	VMOVDQU16 (DI), Z0
-	VMOVDQU16 64(DI), Z1
-	ADDQ      $0x00000100, DI
-	VMOVDQU16 (DI), Z2
-	VMOVDQU16 64(DI), Z3
-	ADDQ      $0x00000100, DI
-	VMOVDQU16 (DI), Z4
-	VMOVDQU16 64(DI), Z5
-	ADDQ      $0x00000100, DI
-	VMOVDQU16 (DI), Z6
-	VMOVDQU16 64(DI), Z7
-	ADDQ      $0x00000100, DI
-	VMOVDQU16 (DI), Z8
-	VMOVDQU16 64(DI), Z9
-	ADDQ      $0x00000100, DI
-	VMOVDQU16 (DI), Z10
-	VMOVDQU16 64(DI), Z11
-	ADDQ      $0x00000100, DI
-	VMOVDQU16 (DI), Z12
-	VMOVDQU16 64(DI), Z13
-	ADDQ      $0x00000100, DI
-	VMOVDQU16 (DI), Z14
-	VMOVDQU16 64(DI), Z15
-	ADDQ      $0x00000100, DI
-	MOVQ      n+48(FP), DI
-	XORL      R8, R8
-	CMPQ      DI, $0x00
-	JLE       PermuteWordBlockRows_done
-
-PermuteWordBlockRows:
-	MOVL      (SI)(R8*4), R9
-	ADDQ      BX, R9
-	MOVBLZX   12(R9), R10
-	VMOVDQU16 16(R9), Z16
-	VMOVDQA64 Z16, Z17
-	VPERMI2W  Z1, Z0, Z17
-	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, (AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2W  Z3, Z2, Z17
-	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 8(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2W  Z5, Z4, Z17
-	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 16(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2W  Z7, Z6, Z17
-	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 24(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2W  Z9, Z8, Z17
-	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 32(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2W  Z11, Z10, Z17
-	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 40(AX)
-	VMOVDQA64 Z16, Z17
-	VPERMI2W  Z13, Z12, Z17
-	VPCMPUW   $0x06, 16(R9)(R10*2), Z17, K1
-	KMOVD     K1, R11
-	MOVQ      R11, 48(AX)
-	VMOVDQA64 Z16, Z16
-	VPERMI2W  Z15, Z14, Z16
-	VPCMPUW   $0x06, 16(R9)(R10*2), Z16, K1
-	KMOVD     K1, R10
-	MOVQ      R10, 56(AX)
-	MOVQ      (R9), R10
-	MOVL      8(R9), R9
-	MOVQ      R10, (CX)(R8*8)
-	MOVL      R9, (DX)(R8*4)
-	ADDQ      $0x40, AX
-	INCQ      R8
-	SUBQ      $0x01, DI
-	JG        PermuteWordBlockRows
-
-PermuteWordBlockRows_done:
 	VZEROUPPER
 	RET
 
