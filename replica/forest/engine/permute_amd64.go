@@ -248,6 +248,8 @@ func (w *permuteForest) add(s *permuteScratch, out []float64, n int) {
 			for _, place := range w.places {
 				addRow(f, int(w.rows[s.slots[int(place)*n+i]]), to)
 			}
+		case f.Width == 2 && !f.Single:
+			addPairs(w.values, w.places, s.slots[i:], n, to)
 		case f.Single:
 			addEach(f, w.values32, w.places, s.slots[i:], n, to)
 		default:
@@ -283,6 +285,17 @@ func addTogether[F float32 | float64](values []F, places, slots []uint32, out *[
 	*out = [permuteRows]float64{
 		float64(s0), float64(s1), float64(s2), float64(s3), float64(s4), float64(s5), float64(s6), float64(s7),
 	}
+}
+
+// addPairs is addEach for the two classes of a random forest.
+func addPairs(values []float64, places, slots []uint32, n int, out []float64) {
+	a, b := out[0], out[1]
+	for _, place := range places {
+		v := (*[2]float64)(values[2*int(slots[int(place)*n]):])
+		a += v[0]
+		b += v[1]
+	}
+	out[0], out[1] = a, b
 }
 
 // addEach adds the values of a row's slots to the outputs of their trees.

@@ -71,7 +71,7 @@ const (
 	blockSplits = 31
 	// Bounds on what is laid out.
 	maxPermuteTrees  = 1 << 16
-	maxPermuteSplits = 1 << 23
+	maxPermuteSplits = 1 << 19
 )
 
 // permutes tells whether the processor has what permute needs.
@@ -230,13 +230,18 @@ type plot struct {
 	left, right *plot // nil for a leaf
 	piece, key  uint16
 	splits      int
+	in          bool  // the block of the split above, if it has been cut off
 	place       place // of a leaf
 }
 
-// read makes the plots of a subtree (k, l, end) of a tree.
-func (p *planter) read(tree model.Tree, splits []model.Split, k, l, end uint32) *plot {
+// read makes the plots of a subtree (k, l, end) of a tree, in memory that has room for them.
+func (p *planter) read(tree model.Tree, splits []model.Split, k, l, end uint32, memory *[]plot) *plot {
+	at := len(*memory)
+	*memory = (*memory)[:at+1]
+	n := &(*memory)[at]
 	if k == end {
-		return &plot{place: place{leaf: int(tree.Leaf + l), node: int(k + l)}}
+		n.place = place{leaf: int(tree.Leaf + l), node: int(k + l)}
+		return n
 	}
 	s := splits[k]
 	column, key := p.ask.question(s)
@@ -244,10 +249,9 @@ func (p *planter) read(tree model.Tree, splits []model.Split, k, l, end uint32) 
 	if p.words {
 		piece, i = int(column), (piece-p.ranks.first[column])*maxRank+i
 	}
-	n := &plot{
-		left: p.read(tree, splits, k+1, l, s.Right), right: p.read(tree, splits, s.Right, l+s.Right-k, end),
-		piece: uint16(piece), key: uint16(i),
-	}
+	n.piece, n.key = uint16(piece), uint16(i)
+	n.left = p.read(tree, splits, k+1, l, s.Right, memory)
+	n.right = p.read(tree, splits, s.Right, l+s.Right-k, end, memory)
 	n.splits = 1 + n.left.splits + n.right.splits
 	return n
 }
@@ -276,7 +280,8 @@ func (p *planter) plant() {
 	kind := make([]int, f.NumTrees()) // 0 and 1 for heaps, and from then on the depth
 	for t := range plots {
 		splits := f.Splits[f.Trees[t].Split:f.Trees[t+1].Split]
-		root := p.read(f.Trees[t], splits, 0, 0, uint32(len(splits)))
+		memory := make([]plot, 0, 2*len(splits)+1)
+		root := p.read(f.Trees[t], splits, 0, 0, uint32(len(splits)), &memory)
 		switch depth := root.depth(); {
 		case !p.words && root.upTo(heapLevels) >= heapLeast:
 			if depth > heapLevels {
@@ -358,8 +363,8 @@ type cut struct {
 
 // newCut cuts a block off a tree's top. The largest subtrees are taken into it, so that those left over are small.
 func newCut(root *plot) cut {
-	in := map[*plot]bool{root: true}
-	for edge := []*plot{root.left, root.right}; len(in) < blockSplits; {
+	edge := []*plot{root.left, root.right}
+	for range min(root.splits, blockSplits) - 1 {
 		largest := 0
 		for i, n := range edge {
 			if n.splits > edge[largest].splits {
@@ -367,17 +372,14 @@ func newCut(root *plot) cut {
 			}
 		}
 		n := edge[largest]
-		if n.left == nil {
-			break
-		}
-		in[n] = true
+		n.in = true
 		edge[largest] = n.left
 		edge = append(edge, n.right)
 	}
 	c := cut{splits: []*plot{root}}
 	for i := 0; i < len(c.splits); i++ {
 		for _, child := range []*plot{c.splits[i].left, c.splits[i].right} {
-			if in[child] {
+			if child.in {
 				c.shape |= 1 << (len(c.splits) - 1 + len(c.exits))
 				c.splits = append(c.splits, child)
 			} else {
@@ -391,10 +393,7 @@ func newCut(root *plot) cut {
 // root lays out the block with which a tree begins, and those that follow it.
 func (p *planter) root(root *plot) {
 	c, r := newCut(root), &p.roots
-	none := make([]*plot, blockSplits+1-len(c.splits))
-	for i := range none {
-		none[i] = &plot{}
-	}
+	none := slices.Repeat([]*plot{{}}, blockSplits+1-len(c.splits))
 	r.ranks = p.appendRanks(r.ranks, append(c.splits, none...))
 	r.shapes, r.bases = append(r.shapes, c.shape), append(r.bases, p.base(root, &c))
 	p.follow(&c, r.bases[len(r.bases)-1])
