@@ -29,11 +29,15 @@ var costOf = [...]costs{
 
 // The costs of steps that are not those of blocks.
 const (
-	scalarStep  = 4.5 // of a walk on canonical nodes
-	plainStep   = 3
-	laneStep    = 0.8 // of one of many walks in Go
-	narrowPiece = 100 // to rank 64 rows
-	narrowGroup = 230 // to evaluate eight trees of 64 rows
+	scalarStep   = 4.5 // of a walk on canonical nodes
+	plainStep    = 3
+	laneStep     = 0.8 // of one of many walks in Go
+	permutePiece = 4   // to rank one value
+	permuteHeap  = 3   // to evaluate a tree for one row
+	permuteBlock = 4
+	permuteDeep  = 8   // to go on with one
+	narrowPiece  = 100 // to rank 64 rows
+	narrowGroup  = 230 // to evaluate eight trees of 64 rows
 )
 
 // meanSteps is about how many splits a row passes in all trees: in a tree whose leaves are reached about as often.

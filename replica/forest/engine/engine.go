@@ -6,6 +6,7 @@
 //	lanes.go    many walks at a time, on small nodes of its own: all but linear leaves and many sets
 //	sliced.go   blocks of up to 512 rows, a bit each; circuit.go has trees of any shape
 //	narrow.go   the same for 64 rows, eight trees side by side
+//	permute_amd64.go   one row, all splits of a tree at once
 //
 // What several of them compare are whole numbers that are worked out once a row: columns.go has them, and ranks.go
 // their ranks of a byte. Their inner loops are in Go, and for some processors in assembly beside it (cpu.go,
@@ -61,6 +62,7 @@ var list = []struct {
 	{"plain", func(p *parts) layout { return orNil(newPlainForest(p.f)) }},
 	{"lanes", func(p *parts) layout { return orNil(p.lanes()) }},
 	{"sliced", func(p *parts) layout { return orNil(newSlicedForest(p.lanes(), highest)) }},
+	{"permute", func(p *parts) layout { return orNil(newPermuteForest(p.f)) }},
 	{"narrow", func(p *parts) layout { return orNil(newNarrowForest(p.lanes())) }},
 }
 

@@ -53,7 +53,7 @@ func (w permute[T]) Margins(dst []float64, rows []T, features int) {
 		return
 	}
 	f := w.f
-	s := w.take(together(len(rows) / features))
+	s := w.take(abreast(len(rows) / features))
 	for len(rows) > 0 {
 		n := w.run(s, rows, features)
 		out := dst[:n*f.Outputs]
@@ -73,7 +73,7 @@ func (w permute[T]) Leaves(dst []int64, rows []T, features int) {
 	if len(rows) == 0 {
 		return
 	}
-	s := w.take(together(len(rows) / features))
+	s := w.take(abreast(len(rows) / features))
 	for len(rows) > 0 {
 		n := w.run(s, rows, features)
 		for i := range n {
@@ -87,8 +87,8 @@ func (w permute[T]) Leaves(dst []int64, rows []T, features int) {
 	w.scratch.Put(s)
 }
 
-// together is how many of the next rows are taken together.
-func together(rows int) int {
+// abreast is how many of the next rows are taken together.
+func abreast(rows int) int {
 	if rows < permuteRows {
 		return 1
 	}
@@ -97,7 +97,7 @@ func together(rows int) int {
 
 // run finds the slots at which the next rows arrive, and tells how many rows these are.
 func (w permute[T]) run(s *permuteScratch, rows []T, features int) int {
-	n := together(len(rows) / features)
+	n := abreast(len(rows) / features)
 	for i := range n {
 		w.rank(s, &s.ranks[i], rows[i*features:(i+1)*features])
 	}

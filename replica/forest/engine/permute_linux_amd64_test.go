@@ -7,7 +7,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"syscall"
 	"testing"
 	"unsafe"
 
@@ -18,18 +17,7 @@ import (
 // atEnd has a copy of values at the end of a page that no page follows: reading or writing beyond it ends the test.
 func atEnd[E any](t *testing.T, values []E) []E {
 	t.Helper()
-	page := syscall.Getpagesize()
-	size := len(values) * int(unsafe.Sizeof(*new(E)))
-	mapped := (size + page - 1) / page * page
-	memory, err := syscall.Mmap(-1, 0, mapped+page, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Munmap(memory) })
-	if err := syscall.Mprotect(memory[mapped:], syscall.PROT_NONE); err != nil {
-		t.Fatal(err)
-	}
-	at := unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(memory[mapped-size:]))), len(values)) //nolint:gosec // it lies in memory
+	at := guarded[E](t, len(values), false)
 	copy(at, values)
 	return at
 }
@@ -42,8 +30,8 @@ func TestPermuteMemory(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 5))
 	for n := 1; n <= 70; n++ {
 		t.Run(fmt.Sprintf("columns %d", n), func(t *testing.T) {
-			columnsOf(t, random, n, 16, toLeft, toRight, order, simd.PermuteColumns)
-			columnsOf(t, random, n, 8, math.MinInt64, math.MaxInt64, orderWide, simd.PermuteColumnsWide)
+			columnsOf(t, random, n, 16, toLeft, toRight, order32, simd.PermuteColumns)
+			columnsOf(t, random, n, 8, math.MinInt64, math.MaxInt64, order64, simd.PermuteColumnsWide)
 		})
 	}
 	for _, n := range []int{1, 2, 15, 16, 17, 31, 32, 33, 255, 256, 257, 4095, 4096, 4097, 65535} {

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"encoding/binary"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -86,7 +87,12 @@ func newPermuteForest(f *model.Forest) *permuteForest {
 	if a == nil {
 		return nil
 	}
-	r := newRanks(a, f.Splits[f.Trees[0].Split:f.Trees[f.NumTrees()].Split])
+	asked := map[asking]bool{}
+	for _, s := range f.Splits[f.Trees[0].Split:f.Trees[f.NumTrees()].Split] {
+		column, key := a.question(s)
+		asked[asking{column, key}] = true
+	}
+	r := newRanks(a.columns, asked)
 	w := &permuteForest{f: f, columns: a.columns, words: len(r.pieces) > permutePieces}
 	if w.words && len(w.columns) > permuteWords {
 		return nil
@@ -104,6 +110,22 @@ func newPermuteForest(f *model.Forest) *permuteForest {
 
 // fill32 is a number filled up to a multiple of permuteGroup.
 func fill32(n int) int { return (n + permuteGroup - 1) &^ (permuteGroup - 1) }
+
+func (w *permuteForest) kernels() (Kernel[float32], Kernel[float64]) {
+	return permute[float32]{w}, permute[float64]{w}
+}
+
+func (w *permuteForest) cost(rows int) float64 {
+	together := rows / permuteRows * permuteRows // of which the others' latencies are hidden
+	trees := float64(len(w.heaps))*permuteHeap + float64(w.roots.len())*permuteBlock + float64(len(w.deep))*permuteDeep
+	return float64(rows)*float64(len(w.pieces))*permutePiece + trees*(float64(rows-together)+0.6*float64(together))
+}
+
+func (w *permuteForest) shares() []Share {
+	n := map[string]int{"as heaps of 6 levels": len(w.heaps), "as blocks of 31 splits": w.roots.len()}
+	maps.DeleteFunc(n, func(_ string, trees int) bool { return trees == 0 })
+	return sharesOf(n)
+}
 
 func (w *permuteForest) bytes() int {
 	return 4*(len(w.feature)+6*len(w.pieces)+w.narrow.len()+len(w.roots.bases)+len(w.places)+2*len(w.deep)+len(w.forks)+len(w.ids)+len(w.rows)+
@@ -189,7 +211,7 @@ func (w *permuteForest) layPieces(r *ranks) bool {
 		narrow, wide := slices.Clone(p.keys), make([]int64, len(p.keys))
 		if of := w.columns[p.column].ranks; of != nil {
 			for i, key := range p.keys {
-				narrow[i], wide[i] = order(roundDown(of[key])), orderWide(of[key])
+				narrow[i], wide[i] = order32(floor32(of[key])), order64(of[key])
 			}
 		}
 		levels := w.narrow.addKeys(narrow, toRight)
@@ -201,21 +223,6 @@ func (w *permuteForest) layPieces(r *ranks) bool {
 		w.pieces = append(w.pieces, laid)
 	}
 	return true
-}
-
-// orderWide is order for float64.
-func orderWide(v float64) int64 {
-	i := int64(math.Float64bits(v + 0))
-	return i ^ i>>63&math.MaxInt64
-}
-
-// roundDown is the largest float32 that is not above a number: a float32 is above both or above none.
-func roundDown(v float64) float32 {
-	r := float32(v)
-	if float64(r) > v {
-		r = math.Nextafter32(r, float32(math.Inf(-1)))
-	}
-	return r
 }
 
 // planter lays out trees.
