@@ -36,9 +36,9 @@ type shape struct {
 
 // exit is where a shape ends.
 type exit struct {
-	place        // of a leaf
-	at    uint32 // the node of lanes
-	split bool   // it is no leaf: lanes walk on
+	place      // of a leaf
+	at    word // the node of lanes
+	split bool // it is no leaf: lanes walk on
 }
 
 // newCircuit makes the circuit of a shape of at most maxLeaves exits, and lists them by their numbers. free is the first

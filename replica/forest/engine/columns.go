@@ -32,6 +32,20 @@ type ask struct {
 	f       *model.Forest
 	columns columns
 	index   map[columnKey]uint32
+	// quick has the columns of splits without sets, from 1 on, for features up to quickFeatures.
+	quick []uint32
+}
+
+// quickFeatures bounds the table that spares the splits of all but very wide forests a look at a map.
+const quickFeatures = 1 << 16
+
+// quickKey is where a split's column is in ask.quick, if it is there.
+func quickKey(s model.Split) (int, bool) {
+	key := s.Feature() << 1
+	if s.Has(model.MissingLeft) {
+		key++
+	}
+	return key, s.Feature() < quickFeatures && !s.Has(model.Set) && !s.Has(model.ZeroMissing)
 }
 
 type columnKey struct {
@@ -61,6 +75,10 @@ func newAsk(f *model.Forest) *ask {
 		if f.Input == model.Float64 && !s.Has(model.Set) {
 			ranks[s.Feature()] = append(ranks[s.Feature()], f.Threshold(s))
 		}
+		quick, ok := quickKey(s)
+		if ok && quick < len(a.quick) && a.quick[quick] != 0 {
+			continue
+		}
 		k := keyOf(s)
 		if _, ok := a.index[k]; ok {
 			continue
@@ -74,6 +92,12 @@ func newAsk(f *model.Forest) *ask {
 		}
 		a.index[k] = uint32(len(a.columns))
 		a.columns = append(a.columns, c)
+		if ok {
+			for len(a.quick) <= quick {
+				a.quick = append(a.quick, 0)
+			}
+			a.quick[quick] = uint32(len(a.columns))
+		}
 	}
 	for feature, r := range ranks {
 		slices.Sort(r)
@@ -89,7 +113,12 @@ func newAsk(f *model.Forest) *ask {
 
 // question is the column that a split asks and the value up to which it goes left.
 func (a *ask) question(s model.Split) (uint32, int32) {
-	i := a.index[keyOf(s)]
+	var i uint32
+	if quick, ok := quickKey(s); ok {
+		i = a.quick[quick] - 1
+	} else {
+		i = a.index[keyOf(s)]
+	}
 	c := &a.columns[i]
 	switch {
 	case c.set:
@@ -127,26 +156,6 @@ func floor32(v float64) float32 {
 	return f
 }
 
-// fill works out the columns of rows, laneCount rows together: laneCount values of the first column, then of the
-// second, and behind all one that is toLeft. Rows that the last laneCount lack go left everywhere.
-func fill[T Row](c columns, dst []int32, rows []T, features int) {
-	lane := 0
-	for ; len(rows) > 0; rows = rows[features:] {
-		for i := range c {
-			dst[i*laneCount+lane] = value(&c[i], rows[c[i].feature])
-		}
-		dst[len(c)*laneCount+lane] = toLeft
-		if lane++; lane == laneCount {
-			dst, lane = dst[(len(c)+1)*laneCount:], 0
-		}
-	}
-	for ; lane > 0 && lane < laneCount; lane++ {
-		for i := range len(c) + 1 {
-			dst[i*laneCount+lane] = toLeft
-		}
-	}
-}
-
 // value works out one column.
 func value[T Row](c *column, v T) int32 {
 	x := float64(v)
@@ -154,7 +163,7 @@ func value[T Row](c *column, v T) int32 {
 		x = float64(float32(v))
 	}
 	switch {
-	case x != x || (c.zeroMissing && x >= -model.NearZero && x <= model.NearZero):
+	case isMissing(c, v):
 		if c.missingLeft {
 			return toLeft
 		}
@@ -168,6 +177,15 @@ func value[T Row](c *column, v T) int32 {
 		return int32(below(c.ranks, x))
 	}
 	return order32(float32(x))
+}
+
+// isMissing tells whether a value is missing.
+func isMissing[T Row](c *column, v T) bool {
+	x := float64(v)
+	if c.narrow {
+		x = float64(float32(v))
+	}
+	return x != x || (c.zeroMissing && x >= -model.NearZero && x <= model.NearZero)
 }
 
 // below is the number of elements of an ascending slice that are less than x.

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"math"
-	"math/bits"
 	"slices"
 	"sync"
 	"unsafe"
@@ -11,259 +10,312 @@ import (
 )
 
 // lanes follows several walks at the same time, so that the processor waits for their memory together: the same tree
-// for several rows or, when there are fewer rows, several trees for the same row. It has nodes of its own, 8 bytes each
-// and with children side by side, that compare a float32 and nothing else: what a split asks of a feature (NaN to the
+// for several rows or, when there are few rows, all trees for the same row. It has nodes of its own, words of 8 bytes
+// with children side by side, that compare a uint32 and nothing else: what a split asks of a feature (NaN to the
 // left, a float64, a set) is worked out once for each row, as a column.
 type lanes[T Row] struct{ *laneForest }
 
 // laneForest is a forest as lanes walk it.
 type laneForest struct {
 	f       *model.Forest
-	columns columns
-	nodes   []laneNode
-	roots   []uint32 // of each tree, in nodes
-	depths  []uint16 // of each tree
-	shift   uint32   // of the column in laneNode.meta
-	direct  bool     // leaves hold values, not rows of values
+	level   level
+	columns laneColumns
+	nodes   []word
+	trees   []laneTree
+	roots   []word // of the trees
+	largest int    // tree, in bytes
+	direct  bool   // leaves hold values, not rows of values
 	scratch sync.Pool
+
+	once sync.Once
+	ids  []uint32 // of the leaves among nodes; made when they are asked for
 }
 
-// laneNode is a split or a leaf. A split goes to its left child when the row's column is <= key, and else to the right
-// one, which is the next. A leaf goes to itself: its column is always toLeft. Its key is a row of values or, as bits,
-// what it adds.
-type laneNode struct {
-	key  int32
-	meta uint32 // laneCount times the column, and below it the left child
+// laneTree is where a tree is. Assembly reads it as 8 bytes, the lower four of which are base.
+type laneTree struct {
+	base  uint32 // the place of its root in nodes, from which its words count
+	steps uint16 // to take before looking whether walks have arrived
 }
 
 const (
-	laneCount = 8
-	// laneBlock is the number of rows that follow a tree before the next tree's turn: many, so that a large tree is read
-	// from memory once for them all, and laneBytes bounds what their columns take.
+	// laneBlock bounds the rows that follow a tree before the next tree's turn, and laneBytes what their columns take.
 	laneBlock = 8192
 	laneBytes = 2 << 20
-	// laneSure is the depth up to which all lanes take as many steps, arrived or not; in deeper trees most leaves are
-	// higher, and every laneBurst steps it is looked whether all have arrived.
-	laneSure  = 10
-	laneBurst = 6
+	// laneLeastBlock rows are many enough for the smallest trees. The columns of a block take up to laneShare times what the
+	// largest tree takes: they are read again for each tree, and each tree for each block.
+	laneLeastBlock = 512
+	laneShare      = 5
+	// laneLeast is the number of rows from which on they follow a tree together though there are not laneCount.
+	laneLeast = 10
+	// Fewer rows than laneFew go one by one through a forest that is larger than laneCached: each row walks in many trees,
+	// and waits less for memory.
+	laneFew    = 256
+	laneCached = 4 << 20
+	// laneTrees is the number of trees that are walked together for one row: their next nodes stay in the cache.
+	laneTrees = 256
 )
 
 // newLaneForest lays out a forest, or gives nil when lanes cannot walk it.
-func newLaneForest(f *model.Forest) *laneForest {
-	w := &laneForest{f: f, direct: f.Single && f.Width == 1}
+func newLaneForest(f *model.Forest, l level) *laneForest {
 	ask := newAsk(f)
 	if ask == nil {
 		return nil
 	}
-	w.columns = ask.columns
-	// One column more than there are is the leaves'. At least one bit, since a shift by 32 would be one by 0.
-	w.shift = uint32(32 - max(bits.Len(uint(len(w.columns)*laneCount)), 1))
-	if f.NumNodes() > 1<<w.shift {
-		return nil
-	}
-	leaf := uint32(len(w.columns)*laneCount) << w.shift
-	w.nodes = make([]laneNode, 0, f.NumNodes())
-	var splits []model.Split
-	var first uint32 // leaf of the tree
-	// place fills a node with the subtree (k, l, end) and lays out what is below it, the larger child first: of
-	// a walk's next nodes many are then in the cache line that it has just read.
-	var place func(at int, k, l, end uint32)
-	place = func(at int, k, l, end uint32) {
-		if k == end {
-			n := laneNode{meta: leaf | uint32(at)}
-			if row := f.Row(int(first + l)); w.direct {
-				n.key = int32(math.Float32bits(f.Values32[row]))
-			} else {
-				n.key = int32(row)
-			}
-			w.nodes[at] = n
-			return
-		}
-		s := splits[k]
-		column, key := ask.question(s)
-		pair := len(w.nodes)
-		w.nodes = w.nodes[:pair+2]
-		w.nodes[at] = laneNode{key, column*laneCount<<w.shift | uint32(pair)}
-		if s.Right-k > end-s.Right {
-			place(pair, k+1, l, s.Right)
-			place(pair+1, s.Right, l+s.Right-k, end)
-		} else {
-			place(pair+1, s.Right, l+s.Right-k, end)
-			place(pair, k+1, l, s.Right)
-		}
-	}
+	w := &laneForest{f: f, level: l, direct: f.Single && f.Width == 1}
+	columns, bitsOf := newLaneColumns(ask)
+	w.columns = columns
+	words := 0
 	for t := range f.NumTrees() {
-		splits, first = f.Splits[f.Trees[t].Split:f.Trees[t+1].Split], f.Trees[t].Leaf
-		root := len(w.nodes)
-		w.roots = append(w.roots, uint32(root))
-		w.depths = append(w.depths, uint16(f.TreeDepth(t)))
-		w.nodes = w.nodes[:root+1]
-		place(root, 0, 0, uint32(len(splits)))
+		size := 1
+		if splits := int(f.Trees[t+1].Split - f.Trees[t].Split); splits > 0 {
+			size = 2*splits + 2 // the root has no sibling
+			words += words & 1  // so that no two children are in two cache lines
+		}
+		if words > math.MaxUint32 || uint64(size-1) > columns.narrow.left.mask {
+			return nil
+		}
+		w.trees = append(w.trees, laneTree{base: uint32(words)})
+		w.largest = max(w.largest, 8*size)
+		words += size
+	}
+	w.nodes = make([]word, words+1) // what is behind a leaf is read with it
+	wantHugePages(w.nodes)
+	w.roots = make([]word, len(w.trees))
+	for t := range w.trees {
+		w.lay(t, ask, bitsOf)
+		w.roots[t] = w.tree(t)[0]
 	}
 	w.scratch.New = func() any { return new(laneScratch) }
 	return w
 }
 
-// node is a node, its column, which is one more than there are for a leaf, and its left child.
-func (w *laneForest) node(at uint32) (n laneNode, column int, left uint32) {
-	n = w.nodes[at]
-	return n, int(n.meta >> (w.shift & 31) / laneCount), n.meta & (1<<(w.shift&31) - 1)
+// lay lays out a tree.
+func (w *laneForest) lay(t int, ask *ask, bitsOf []word) {
+	f, nodes := w.f, w.tree(t)
+	splits, leaf := f.Splits[f.Trees[t].Split:f.Trees[t+1].Split], f.Trees[t].Leaf
+	used, deepest, sum := 2, 0, 0
+	// place fills a word with the subtree (k, l, end) and lays out what is below it, the larger child first: of
+	// a walk's next nodes many are then in the cache line that it has just read.
+	var place func(at int, k, l, end uint32, depth int)
+	place = func(at int, k, l, end uint32, depth int) {
+		if k == end {
+			key := uint32(f.Row(int(leaf + l)))
+			if w.direct {
+				key = math.Float32bits(f.Values32[key])
+			}
+			nodes[at] = word(key) | word(at)<<32 | w.columns.leaf | leafBit
+			deepest, sum = max(deepest, depth), sum+depth
+			return
+		}
+		s := splits[k]
+		column, key := ask.question(s)
+		pair := used
+		used += 2
+		nodes[at] = word(uint32(key)^sign) | word(pair)<<32 | bitsOf[column]
+		if s.Right-k > end-s.Right {
+			place(pair, k+1, l, s.Right, depth+1)
+			place(pair+1, s.Right, l+s.Right-k, end, depth+1)
+		} else {
+			place(pair+1, s.Right, l+s.Right-k, end, depth+1)
+			place(pair, k+1, l, s.Right, depth+1)
+		}
+	}
+	place(0, 0, 0, uint32(len(splits)), 0)
+	// Rows need as many steps as an average leaf, or all take as many as the deepest, if that is about the same.
+	steps := sum / (len(splits) + 1)
+	if deepest-steps <= walkSteps {
+		steps = deepest
+	}
+	w.trees[t].steps = uint16(steps)
 }
 
-// group is the number of columns of laneCount rows, of which the last is that of the leaves.
-func (w *laneForest) group() int { return (len(w.columns) + 1) * laneCount }
+// tree has the words of a tree, and those behind it.
+func (w *laneForest) tree(t int) []word { return w.nodes[w.trees[t].base:] }
 
-func (w *laneForest) bytes() int { return 8*len(w.nodes) + 4*len(w.roots) + 2*len(w.depths) }
+// ahead has the words of the tree after one.
+func (w *laneForest) ahead(t int) []word {
+	switch t += 1; t {
+	case len(w.trees):
+		return nil
+	case len(w.trees) - 1:
+		return w.tree(t)
+	}
+	return w.nodes[w.trees[t].base:w.trees[t+1].base]
+}
+
+func (w *laneForest) bytes() int { return 8 * (len(w.nodes) + len(w.trees) + len(w.roots)) }
+
+// block is how many rows follow a tree before the next one's turn.
+func (w *laneForest) block() int {
+	row := 4 * w.columns.narrow.group / laneCount
+	n := min(max(laneShare*w.largest/row, laneLeastBlock), laneBlock, laneBytes/row)
+	return max(n/laneCount, 1) * laneCount
+}
 
 // laneScratch is what one call needs.
 type laneScratch struct {
-	columns []int32           // of a block of rows
-	at      [laneCount]uint32 // the nodes of the lanes
+	columns []uint32 // of a block of rows
+	to      []word   // leaves
 }
 
 func (w lanes[T]) Margins(dst []float64, rows []T, features int) {
 	f := w.f
 	s, _ := w.scratch.Get().(*laneScratch)
-	group := w.group()
-	block := max(laneCount, min(laneBlock, laneBytes/(4*group)*laneCount))
+	block := w.block()
 	for len(rows) > 0 {
 		n := min(len(rows)/features, block)
-		size := (n + laneCount - 1) / laneCount * group
-		s.columns = slices.Grow(s.columns[:0], size)[:size]
-		fill(w.columns, s.columns, rows[:n*features], features)
+		out := dst[:n*f.Outputs]
 		for i := range n {
-			begin(f, dst[i*f.Outputs:(i+1)*f.Outputs])
+			begin(f, out[i*f.Outputs:(i+1)*f.Outputs])
 		}
-		together := n / laneCount * laneCount
-		for t := 0; t < f.NumTrees() && together > 0; t++ {
-			for i := 0; i < together; i += laneCount {
-				for k := range s.at {
-					s.at[k] = w.roots[t]
-				}
-				w.down(s.columns[i/laneCount*group:], int(w.depths[t]), &s.at)
-				for k, at := range s.at {
-					w.add(t, at, dst[(i+k)*f.Outputs:(i+k+1)*f.Outputs])
-				}
-			}
-		}
-		for i := together; i < n; i++ {
-			w.row(s, s.columns[i/laneCount*group+i%laneCount:], dst[i*f.Outputs:(i+1)*f.Outputs])
-		}
+		w.walk(s, n, rows[:n*features], features,
+			func(t int, leaves []word) { w.add(t, leaves, out) },
+			func(i, t int, leaves []word) { w.addTrees(t, leaves, out[i*f.Outputs:(i+1)*f.Outputs]) })
 		for i := range n {
-			end(f, dst[i*f.Outputs:(i+1)*f.Outputs])
+			end(f, out[i*f.Outputs:(i+1)*f.Outputs])
 		}
 		rows, dst = rows[n*features:], dst[n*f.Outputs:]
 	}
 	w.scratch.Put(s)
 }
 
-// row evaluates one row, several trees at a time.
-func (w *laneForest) row(s *laneScratch, columns []int32, out []float64) {
-	for t := 0; t < len(w.roots); t += laneCount {
-		n := min(laneCount, len(w.roots)-t)
-		depth := 0
-		for k := range s.at {
-			tree := t + min(k, n-1) // lanes too many follow the last tree
-			s.at[k] = w.roots[tree]
-			depth = max(depth, int(w.depths[tree]))
-		}
-		w.across(columns, depth, &s.at)
-		for k := range n {
-			w.add(t+k, s.at[k], out)
-		}
-	}
-}
-
-// next is the node after one, for the column values of a lane. Nodes lead to nodes and ask columns that there are,
-// since newLaneForest laid them out; a lane that has arrived stays where it is.
-func next(nodes, lane unsafe.Pointer, at, shift, mask uint32) uint32 {
-	n := (*laneNode)(unsafe.Add(nodes, uintptr(at)*8))
-	meta := n.meta
-	right := uint32(0)
-	if *(*int32)(unsafe.Add(lane, uintptr(meta>>(shift&31))*4)) > n.key {
-		right = 1 // which the compiler makes without a jump
-	}
-	return meta&mask + right
-}
-
-// bursts is how many steps to take before looking whether all lanes have arrived, and whether to look at all.
-func bursts(depth int) (steps int, look bool) {
-	if depth <= laneSure {
-		return depth, false
-	}
-	return laneBurst, true
-}
-
-// down takes lanes of several rows down from where they are.
-func (w *laneForest) down(columns []int32, depth int, at *[laneCount]uint32) {
-	nodes, c := unsafe.Pointer(unsafe.SliceData(w.nodes)), unsafe.Pointer(unsafe.SliceData(columns))
-	shift, mask := w.shift, uint32(1)<<(w.shift&31)-1
-	a0, a1, a2, a3, a4, a5, a6, a7 := at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]
-	for steps, look := bursts(depth); ; {
-		for range steps {
-			a0 = next(nodes, c, a0, shift, mask)
-			a1 = next(nodes, unsafe.Add(c, 4), a1, shift, mask)
-			a2 = next(nodes, unsafe.Add(c, 8), a2, shift, mask)
-			a3 = next(nodes, unsafe.Add(c, 12), a3, shift, mask)
-			a4 = next(nodes, unsafe.Add(c, 16), a4, shift, mask)
-			a5 = next(nodes, unsafe.Add(c, 20), a5, shift, mask)
-			a6 = next(nodes, unsafe.Add(c, 24), a6, shift, mask)
-			a7 = next(nodes, unsafe.Add(c, 28), a7, shift, mask)
-		}
-		*at = [laneCount]uint32{a0, a1, a2, a3, a4, a5, a6, a7}
-		if !look || w.arrived(at) {
-			return
-		}
-	}
-}
-
-// across takes one row down several trees, from their roots, which at has.
-func (w *laneForest) across(columns []int32, depth int, at *[laneCount]uint32) {
-	nodes, c := unsafe.Pointer(unsafe.SliceData(w.nodes)), unsafe.Pointer(unsafe.SliceData(columns))
-	shift, mask := w.shift, uint32(1)<<(w.shift&31)-1
-	a0, a1, a2, a3, a4, a5, a6, a7 := at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]
-	for steps, look := bursts(depth); ; {
-		for range steps {
-			a0 = next(nodes, c, a0, shift, mask)
-			a1 = next(nodes, c, a1, shift, mask)
-			a2 = next(nodes, c, a2, shift, mask)
-			a3 = next(nodes, c, a3, shift, mask)
-			a4 = next(nodes, c, a4, shift, mask)
-			a5 = next(nodes, c, a5, shift, mask)
-			a6 = next(nodes, c, a6, shift, mask)
-			a7 = next(nodes, c, a7, shift, mask)
-		}
-		*at = [laneCount]uint32{a0, a1, a2, a3, a4, a5, a6, a7}
-		if !look || w.arrived(at) {
-			return
-		}
-	}
-}
-
-// arrived tells whether all lanes are at leaves, which lead to themselves.
-func (w *laneForest) arrived(at *[laneCount]uint32) bool {
-	mask := uint32(1)<<(w.shift&31) - 1
-	moving := uint32(0)
-	for _, a := range at {
-		moving |= w.nodes[a].meta&mask ^ a
-	}
-	return moving == 0
-}
-
-// add adds what a leaf gives.
-func (w *laneForest) add(t int, at uint32, out []float64) {
-	key := w.nodes[at].key
-	out = out[first(w.f, t):]
-	if w.direct {
-		out[0] = float64(float32(out[0]) + math.Float32frombits(uint32(key)))
-		return
-	}
-	addRow(w.f, int(key), out)
-}
-
-// Leaves walks the canonical nodes, which know their ids.
+// Leaves writes the ids of leaves, of which there is a table once they have been asked for.
 func (w lanes[T]) Leaves(dst []int64, rows []T, features int) {
-	walker[T](w.f).Leaves(dst, rows, features)
+	w.once.Do(w.makeIDs)
+	s, _ := w.scratch.Get().(*laneScratch)
+	trees, block := len(w.trees), w.block()
+	id := func(t int, leaf word) int64 {
+		return int64(w.ids[uint64(w.trees[t].base)+w.columns.narrow.left.of(leaf)])
+	}
+	for len(rows) > 0 {
+		n := min(len(rows)/features, block)
+		out := dst[:n*trees]
+		w.walk(s, n, rows[:n*features], features,
+			func(t int, leaves []word) {
+				for i, leaf := range leaves {
+					out[i*trees+t] = id(t, leaf)
+				}
+			},
+			func(i, t int, leaves []word) {
+				for k, leaf := range leaves {
+					out[i*trees+t+k] = id(t+k, leaf)
+				}
+			})
+		rows, dst = rows[n*features:], dst[n*trees:]
+	}
+	w.scratch.Put(s)
+}
+
+// makeIDs makes the table of the ids of leaves, which stand in it where they stand in nodes.
+func (w *laneForest) makeIDs() {
+	w.ids = make([]uint32, len(w.nodes))
+	for t := range w.trees {
+		at := place{leaf: int(w.f.Trees[t].Leaf)}
+		tree, ids := w.tree(t), w.ids[w.trees[t].base:]
+		var visit func(n word)
+		visit = func(n word) {
+			child := w.columns.narrow.left.of(n)
+			if n.isLeaf() {
+				ids[child] = uint32(at.id(w.f))
+				at.leaf++
+				at.node++
+				return
+			}
+			at.node++
+			visit(tree[child])
+			visit(tree[child+1])
+		}
+		visit(tree[0])
+	}
+}
+
+// walk takes rows down all trees. It gives the leaves of the first rows in a tree, and of what is left those of one row, i,
+// in the trees from t on.
+func (w lanes[T]) walk(s *laneScratch, n int, rows []T, features int, inTree func(t int, leaves []word), inRow func(i, t int, leaves []word)) {
+	var form *form
+	s.columns, form = fill(&w.columns, s.columns, rows, features)
+	s.to = slices.Grow(s.to[:0], max(n+laneCount, laneTrees))
+	together := n
+	if n%laneCount < laneLeast {
+		together -= n % laneCount
+	}
+	if n < laneFew && 8*len(w.nodes) > laneCached {
+		together = 0
+	}
+	if together > 0 {
+		to := s.to[:(together+laneCount-1)/laneCount*laneCount]
+		var from [laneCount]word
+		for t, tree := range w.trees {
+			for i := range from {
+				from[i] = w.roots[t]
+			}
+			w.level.walkRows(w.tree(t), form, s.columns, from[:], 0, to, int(tree.steps), w.ahead(t))
+			inTree(t, to[:together])
+		}
+	}
+	for i := together; i < n; i++ {
+		lane := s.columns[i/laneCount*form.group+i%laneCount:]
+		for t := 0; t < len(w.trees); t += laneTrees {
+			trees := w.trees[t:min(t+laneTrees, len(w.trees))]
+			to := s.to[:copy(s.to[:laneTrees], w.roots[t:])]
+			w.level.walkTrees(w.nodes, form, lane, trees, to)
+			inRow(i, t, to)
+		}
+	}
+}
+
+// add adds what the leaves of a tree give to the sums of rows.
+func (w *laneForest) add(t int, leaves []word, sums []float64) {
+	f, at := w.f, first(w.f, t)
+	switch {
+	case w.direct:
+		for _, n := range leaves {
+			sums[at] = float64(float32(sums[at]) + math.Float32frombits(n.key()))
+			at += f.Outputs
+		}
+	case f.Single || f.Width > 2:
+		for _, n := range leaves {
+			addRow(f, int(n.key()), sums[at:])
+			at += f.Outputs
+		}
+	case f.Width == 1:
+		for _, n := range leaves {
+			sums[at] += f.Values[n.key()]
+			at += f.Outputs
+		}
+	default: // two outputs: a classifier's
+		values, to := unsafe.Pointer(unsafe.SliceData(f.Values)), unsafe.Pointer(unsafe.SliceData(sums[:2*len(leaves)]))
+		for i, n := range leaves {
+			v, sum := (*[2]float64)(unsafe.Add(values, uintptr(n.key())*16)), (*[2]float64)(unsafe.Add(to, i*16))
+			sum[0] += v[0]
+			sum[1] += v[1]
+		}
+	}
+}
+
+// addTrees adds what the leaves of a row give in trees from t on.
+func (w *laneForest) addTrees(t int, leaves []word, sums []float64) {
+	f := w.f
+	switch {
+	case w.direct && f.First == nil:
+		sum := float32(sums[0])
+		for _, n := range leaves {
+			sum += math.Float32frombits(n.key())
+		}
+		sums[0] = float64(sum)
+	case !f.Single && f.Width == 2:
+		a, b := sums[0], sums[1]
+		for _, n := range leaves {
+			v := f.Values[2*n.key():][:2]
+			a += v[0]
+			b += v[1]
+		}
+		sums[0], sums[1] = a, b
+	default:
+		for k := range leaves {
+			w.add(t+k, leaves[k:k+1], sums)
+		}
+	}
 }
 
 func (w *laneForest) kernels() (Kernel[float32], Kernel[float64]) {

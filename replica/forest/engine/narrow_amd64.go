@@ -166,7 +166,7 @@ func (w narrow[T]) Margins(dst []float64, rows []T, features int) {
 		n := min(len(rows)/features, w.rows)
 		w.begin(s)
 		if w.walks {
-			fill(w.lanes.columns, s.walk, rows[:n*features], features)
+			s.walk, s.form = fill(&w.lanes.columns, s.walk, rows[:n*features], features)
 		}
 		for i := range w.sections {
 			sec := &w.sections[i]

@@ -60,7 +60,7 @@ type slicedTree struct {
 	heap    []uint16    // nil for a circuit
 	circuit *circuit    // nil for a heap
 	tables  []leafTable // what its leaves give, one for each of Width; nil for a tree that is walked on
-	exits   []uint32    // the nodes from which lanes walk on; nil when all exits are leaves
+	exits   []word      // the nodes from which lanes walk on; nil when all exits are leaves
 	ids     []uint32    // of the leaves
 }
 
@@ -128,17 +128,18 @@ func (w *slicedForest) shape(a *ask, t int) *shape {
 	tree, next := f.Trees[t], f.Trees[t+1]
 	splits := f.Splits[tree.Split:next.Split]
 	whole := len(splits) < maxLeaves
-	var build func(k, l, end uint32, at uint32, depth int) *shape
-	build = func(k, l, end uint32, at uint32, depth int) *shape {
+	node := func(at uint64) word { return w.lanes.tree(t)[at] }
+	var build func(k, l, end uint32, at uint64, depth int) *shape
+	build = func(k, l, end uint32, at uint64, depth int) *shape {
 		if k == end {
-			return &shape{exits: 1, exit: exit{place: place{int(tree.Leaf + l), int(k + l)}, at: at}}
+			return &shape{exits: 1, exit: exit{place: place{int(tree.Leaf + l), int(k + l)}, at: node(at)}}
 		}
 		if !whole && depth == topDepth {
-			return &shape{exits: 1, exit: exit{at: at, split: true}}
+			return &shape{exits: 1, exit: exit{at: node(at), split: true}}
 		}
-		var left uint32
+		var left uint64
 		if !whole {
-			_, _, left = w.lanes.node(at)
+			left = w.lanes.columns.narrow.left.of(node(at))
 		}
 		s := &shape{}
 		s.column, s.key = a.question(splits[k])
@@ -148,7 +149,7 @@ func (w *slicedForest) shape(a *ask, t int) *shape {
 		s.exits, s.depth = s.left.exits+s.right.exits, max(s.left.depth, s.right.depth)+1
 		return s
 	}
-	root := build(0, 0, uint32(len(splits)), w.lanes.roots[t], 0)
+	root := build(0, 0, uint32(len(splits)), 0, 0)
 	return root
 }
 
@@ -228,7 +229,7 @@ func (w *slicedForest) tree(root *shape, free int) slicedTree {
 	}
 	for _, e := range exits {
 		if e.split {
-			t.exits = make([]uint32, len(exits))
+			t.exits = make([]word, len(exits))
 		}
 	}
 	return w.leaves(t, exits)
@@ -323,7 +324,7 @@ func (w *slicedForest) bytes() int {
 		n += len(s.pieces) * (maxRank + 1) * 4
 		for j := range s.trees {
 			t := &s.trees[j]
-			n += 2*len(t.heap) + 4*(len(t.ids)+len(t.exits))
+			n += 2*len(t.heap) + 4*len(t.ids) + 8*len(t.exits)
 			if t.circuit != nil {
 				n += 6 * len(t.circuit.gates)
 			}
@@ -420,10 +421,11 @@ type slicedScratch struct {
 	column [maxRows]float32
 	wide   [maxRows]float64
 	block  [transposed][maxRows]float32 // columns of some features
-	at     [maxRows]uint32
+	at     [maxRows]word
 	sums   []float64 // maxRows of each output
 	sums32 []float32
-	walk   []int32 // columns for lanes
+	walk   []uint32 // columns for lanes
+	form   *form
 }
 
 // transposed is the number of features whose columns are made together.
@@ -447,9 +449,6 @@ func (w *slicedForest) newScratch() *slicedScratch {
 	} else {
 		s.sums = make([]float64, w.f.Outputs*maxRows)
 	}
-	if w.walks {
-		s.walk = make([]int32, maxRows/laneCount*w.lanes.group())
-	}
 	return s
 }
 
@@ -460,7 +459,7 @@ func (w sliced[T]) Margins(dst []float64, rows []T, features int) {
 		n := min(len(rows)/features, w.rows)
 		w.begin(s)
 		if w.walks {
-			fill(w.lanes.columns, s.walk, rows[:n*features], features)
+			s.walk, s.form = fill(&w.lanes.columns, s.walk, rows[:n*features], features)
 		}
 		for i := range w.sections {
 			sec := &w.sections[i]
@@ -571,27 +570,29 @@ func (w *slicedForest) evaluate(s *slicedScratch, sec *section, tree, n int) {
 
 // walk follows n rows from the exits of a tree to its leaves, and adds what they give.
 func (w *slicedForest) walk(s *slicedScratch, t *slicedTree, tree, n, out int) {
-	f, group := w.f, w.lanes.group()
+	f := w.f
 	w.level.index(&s.planes, &s.index, t.bits)
+	at := s.at[:(n+laneCount-1)/laneCount*laneCount]
 	for r := range n {
-		s.at[r] = t.exits[s.index[w.order.index[r]]]
+		at[r] = t.exits[s.index[w.order.index[r]]]
 	}
-	for g := 0; g < n; g += laneCount {
-		at := (*[laneCount]uint32)(s.at[g:])
-		w.lanes.down(s.walk[g/laneCount*group:], int(w.lanes.depths[tree])-topDepth, at)
-		for i := range min(laneCount, n-g) {
-			key, r := int(w.lanes.nodes[at[i]].key), g+i
-			switch {
-			case w.lanes.direct:
-				s.sums32[out+int(w.order.sum32[r])] += math.Float32frombits(uint32(key))
-			case f.Single:
-				for o := range f.Width {
-					s.sums32[out+o*maxRows+int(w.order.sum32[r])] += f.Values32[key*f.Width+o]
-				}
-			default:
-				for o := range f.Width {
-					s.sums[out+o*maxRows+int(w.order.sum64[r])] += f.Values[key*f.Width+o]
-				}
+	for r := n; r < len(at); r++ {
+		at[r] = at[0]
+	}
+	steps := max(0, int(w.lanes.trees[tree].steps)-topDepth)
+	w.level.walkRows(w.lanes.tree(tree), s.form, s.walk, at, laneCount, at, steps, w.lanes.ahead(tree))
+	for r, leaf := range at[:n] {
+		key := int(leaf.key())
+		switch {
+		case w.lanes.direct:
+			s.sums32[out+int(w.order.sum32[r])] += math.Float32frombits(leaf.key())
+		case f.Single:
+			for o := range f.Width {
+				s.sums32[out+o*maxRows+int(w.order.sum32[r])] += f.Values32[key*f.Width+o]
+			}
+		default:
+			for o := range f.Width {
+				s.sums[out+o*maxRows+int(w.order.sum64[r])] += f.Values[key*f.Width+o]
 			}
 		}
 	}
