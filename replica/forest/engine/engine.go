@@ -86,7 +86,7 @@ type parts struct {
 
 func (p *parts) lanes() *laneForest {
 	if !p.done {
-		p.walks, p.done = newLaneForest(p.f), true
+		p.walks, p.done = newLaneForest(p.f, highest), true
 	}
 	return p.walks
 }
@@ -203,34 +203,34 @@ func (e *Engine) prepare() {
 // cost is about how long a batch takes on one thread, in nanoseconds.
 func (e *Engine) cost(rows int) float64 {
 	cost := 0.0
-	for _, s := range e.steps(rows) {
+	for _, s := range e.portions(rows) {
 		cost += e.layouts[s.kernel].cost(s.rows)
 	}
 	return cost
 }
 
-// step is a part of a batch.
-type step struct {
+// portion is a part of a batch that one kernel evaluates.
+type portion struct {
 	kernel uint8
 	rows   int
 }
 
-// step is the first step of as many rows: those of whole blocks, and then the rest.
-func (e *Engine) step(rows int) step {
+// portion is the first one of as many rows: those of whole blocks, and then the rest.
+func (e *Engine) portion(rows int) portion {
 	if rows < maxRows {
-		return step{e.best[rows], rows}
+		return portion{e.best[rows], rows}
 	}
-	return step{e.best[maxRows], rows / maxRows * maxRows}
+	return portion{e.best[maxRows], rows / maxRows * maxRows}
 }
 
-func (e *Engine) steps(rows int) []step {
-	var steps []step
+func (e *Engine) portions(rows int) []portion {
+	var portions []portion
 	for rows > 0 {
-		s := e.step(rows)
-		steps = append(steps, s)
+		s := e.portion(rows)
+		portions = append(portions, s)
 		rows -= s.rows
 	}
-	return steps
+	return portions
 }
 
 // Bytes is the size of what Prepare made or, since it has to know, makes now.
@@ -260,7 +260,7 @@ type Step struct {
 func (e *Engine) Plan(rows int) []Step {
 	e.Prepare()
 	var plan []Step
-	for _, s := range e.steps(rows) {
+	for _, s := range e.portions(rows) {
 		plan = append(plan, Step{e.names[s.kernel], s.rows, e.layouts[s.kernel].cost(s.rows)})
 	}
 	return plan
@@ -303,7 +303,7 @@ func (u used[T]) Leaves(dst []int64, rows []T, features int) {
 func (u used[T]) margins(dst []float64, rows []T, features int) {
 	kernels, outputs := kernelsOf[T](u.e), u.e.f.Outputs
 	for n := len(rows) / features; n > 0; {
-		s := u.e.step(n)
+		s := u.e.portion(n)
 		kernels[s.kernel].Margins(dst[:s.rows*outputs], rows[:s.rows*features], features)
 		rows, dst, n = rows[s.rows*features:], dst[s.rows*outputs:], n-s.rows
 	}
@@ -312,7 +312,7 @@ func (u used[T]) margins(dst []float64, rows []T, features int) {
 func (u used[T]) leaves(dst []int64, rows []T, features int) {
 	kernels, trees := kernelsOf[T](u.e), u.e.f.NumTrees()
 	for n := len(rows) / features; n > 0; {
-		s := u.e.step(n)
+		s := u.e.portion(n)
 		kernels[s.kernel].Leaves(dst[:s.rows*trees], rows[:s.rows*features], features)
 		rows, dst, n = rows[s.rows*features:], dst[s.rows*trees:], n-s.rows
 	}

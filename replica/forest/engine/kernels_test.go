@@ -154,7 +154,7 @@ func TestManyLeaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := mustNew(&f)
-	if n := e.Bytes(); n > 20*trees {
+	if n := e.Bytes(); n > 24*trees+100 {
 		t.Errorf("%d bytes for %d trees", n, trees)
 	}
 	rows := make([]float32, 100)

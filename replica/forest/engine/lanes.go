@@ -323,7 +323,7 @@ func (w *laneForest) kernels() (Kernel[float32], Kernel[float64]) {
 }
 
 func (w *laneForest) cost(rows int) float64 {
-	return float64(rows) * (10*float64(len(w.columns)) + meanSteps(w.f)*laneStep)
+	return float64(rows) * (10*float64(len(w.columns.columns)) + meanSteps(w.f)*laneStep)
 }
 
 func (w *laneForest) shares() []Share { return []Share{{w.f.NumTrees(), "walked, several at a time"}} }
