@@ -15,8 +15,11 @@ import (
 // of any shape.
 type permute[T Row] struct{ *permuteForest }
 
-// permuteRows is the number of rows that are taken through each tree together when there are so many.
-const permuteRows = 8
+const (
+	permuteRows = 8 // that can be taken through each tree together
+	// permuteLeast is the number of rows from which on that is less work than one by one.
+	permuteLeast = 6
+)
 
 // permuteScratch is what one call needs.
 type permuteScratch struct {
@@ -53,14 +56,16 @@ func (w permute[T]) Margins(dst []float64, rows []T, features int) {
 		return
 	}
 	f := w.f
-	s := w.take(abreast(len(rows) / features))
+	s := w.take(w.together(len(rows) / features))
 	for len(rows) > 0 {
-		n := w.run(s, rows, features)
+		width := w.together(len(rows) / features)
+		n := min(width, len(rows)/features)
+		w.run(s, rows[:n*features], features, width)
 		out := dst[:n*f.Outputs]
 		for i := range n {
 			begin(f, out[i*f.Outputs:(i+1)*f.Outputs])
 		}
-		w.add(s, out, n)
+		w.add(s, out, width)
 		for i := range n {
 			end(f, out[i*f.Outputs:(i+1)*f.Outputs])
 		}
@@ -73,12 +78,14 @@ func (w permute[T]) Leaves(dst []int64, rows []T, features int) {
 	if len(rows) == 0 {
 		return
 	}
-	s := w.take(abreast(len(rows) / features))
+	s := w.take(w.together(len(rows) / features))
 	for len(rows) > 0 {
-		n := w.run(s, rows, features)
+		width := w.together(len(rows) / features)
+		n := min(width, len(rows)/features)
+		w.run(s, rows[:n*features], features, width)
 		for i := range n {
 			for t, place := range w.places {
-				dst[t] = int64(w.ids[s.slots[int(place)*n+i]])
+				dst[t] = int64(w.ids[s.slots[int(place)*width+i]])
 			}
 			dst = dst[len(w.places):]
 		}
@@ -87,24 +94,24 @@ func (w permute[T]) Leaves(dst []int64, rows []T, features int) {
 	w.scratch.Put(s)
 }
 
-// abreast is how many of the next rows are taken together.
-func abreast(rows int) int {
-	if rows < permuteRows {
+// together is for how many rows slots are found together when there are still some: 1 or permuteRows.
+func (w *permuteForest) together(rows int) int {
+	if rows < permuteLeast || (rows < permuteRows && len(w.deep) > 0) {
 		return 1
 	}
 	return permuteRows
 }
 
-// run finds the slots at which the next rows arrive, and tells how many rows these are.
-func (w permute[T]) run(s *permuteScratch, rows []T, features int) int {
-	n := abreast(len(rows) / features)
+// run finds the slots at which rows arrive, up to width. Those of rows that are not there are what any rows might give.
+func (w permute[T]) run(s *permuteScratch, rows []T, features, width int) {
+	n := len(rows) / features
 	for i := range n {
 		w.rank(s, &s.ranks[i], rows[i*features:(i+1)*features])
 	}
 	heaps, one := fill32(len(w.heaps)), (*[1][permutePieces]uint16)(s.ranks[:1])
 	switch {
 	case heaps == 0:
-	case n == 1:
+	case width == 1:
 		simd.PermuteHeaps(&s.masks[0], &w.heaps[0], one, len(w.heaps))
 		simd.PermuteHeapLeaves(&s.slots[0], &s.masks[0], len(w.heaps))
 	default:
@@ -112,14 +119,13 @@ func (w permute[T]) run(s *permuteScratch, rows []T, features int) int {
 		simd.PermuteHeapLeafRows(&s.slots[0], &s.masks[0], len(w.heaps))
 	}
 	if w.roots.len() > 0 {
-		w.enter(s, s.slots[heaps*n:], n)
+		w.enter(s, s.slots[heaps*width:], width)
 	}
 	if len(w.deep) > 0 {
 		for i := range n {
-			w.goOn(s, n, i)
+			w.goOn(s, width, i)
 		}
 	}
-	return n
 }
 
 // rank works out the ranks of a row.
@@ -165,21 +171,21 @@ func (w *permuteForest) rankWide(s *permuteScratch, dst *[permutePieces]uint16, 
 	find(&dst[0], &s.wide[0], &w.pieces[0], &w.wide.keys[0], len(w.pieces))
 }
 
-// enter takes n rows through the blocks with which trees begin.
-func (w *permuteForest) enter(s *permuteScratch, slots []uint32, n int) {
+// enter takes rows, up to width, through the blocks with which trees begin.
+func (w *permuteForest) enter(s *permuteScratch, slots []uint32, width int) {
 	r, count := &w.roots, len(w.places)-len(w.heaps)
 	one := (*[1][permutePieces]uint16)(s.ranks[:1])
 	switch {
-	case n == 1 && w.words:
+	case width == 1 && w.words:
 		simd.PermuteWordRoots(&s.masks[0], &r.ranks[0], one, count)
-	case n == 1:
+	case width == 1:
 		simd.PermuteRoots(&s.masks[0], &r.ranks[0], one, count)
 	case w.words:
 		simd.PermuteWordRootRows(&s.masks[0], &r.ranks[0], &s.ranks, count)
 	default:
 		simd.PermuteRootRows(&s.masks[0], &r.ranks[0], &s.ranks, count)
 	}
-	if n == 1 {
+	if width == 1 {
 		simd.PermuteBlockExits(&slots[0], &s.masks[0], &r.shapes[0], &r.bases[0], count)
 	} else {
 		simd.PermuteBlockExitRows(&slots[0], &s.masks[0], &r.shapes[0], &r.bases[0], count)
@@ -196,12 +202,12 @@ func (w *permuteForest) pass(s *permuteScratch, ranks *[1][permutePieces]uint16,
 	simd.PermuteBlockExits(&slots[0], &s.masks[0], &s.shapes[0], &s.bases[0], len(blocks))
 }
 
-// goOn takes row i of n through further blocks until it has arrived at a leaf in every tree.
-func (w *permuteForest) goOn(s *permuteScratch, n, i int) {
+// goOn takes row i of width through further blocks until it has arrived at a leaf in every tree.
+func (w *permuteForest) goOn(s *permuteScratch, width, i int) {
 	ranks := (*[1][permutePieces]uint16)(s.ranks[i : i+1])
 	waiting := 0
 	for _, d := range w.deep {
-		at := int(d.place)*n + i
+		at := int(d.place)*width + i
 		waiting = s.wait(waiting, at, w.forks[s.slots[at]-d.first])
 	}
 	for waiting > 0 {
@@ -225,19 +231,19 @@ func (s *permuteScratch) wait(n, at int, to uint32) int {
 	return n + int(to/mark) // without a jump
 }
 
-// add adds to the sums of n rows what their slots give, in the order of the trees.
-func (w *permuteForest) add(s *permuteScratch, out []float64, n int) {
+// add adds to the sums of rows what their slots give, in the order of the trees.
+func (w *permuteForest) add(s *permuteScratch, out []float64, width int) {
 	f := w.f
 	alone := f.Outputs == 1 && len(w.places) > 0
 	switch {
-	case alone && f.Single && n == permuteRows:
-		addTogether(w.values32, w.places, s.slots, (*[permuteRows]float64)(out))
+	case alone && width > 1 && f.Single:
+		addTogether(w.values32, w.places, s.slots, out)
 		return
-	case alone && n == permuteRows:
-		addTogether(w.values, w.places, s.slots, (*[permuteRows]float64)(out))
+	case alone && width > 1:
+		addTogether(w.values, w.places, s.slots, out)
 		return
 	}
-	for i := range n {
+	for i := range len(out) / f.Outputs {
 		to := out[i*f.Outputs : (i+1)*f.Outputs]
 		switch {
 		case alone && f.Single:
@@ -246,14 +252,14 @@ func (w *permuteForest) add(s *permuteScratch, out []float64, n int) {
 			addAlone(w.values, w.places, s.slots, &to[0])
 		case f.Width > permuteWidth:
 			for _, place := range w.places {
-				addRow(f, int(w.rows[s.slots[int(place)*n+i]]), to)
+				addRow(f, int(w.rows[s.slots[int(place)*width+i]]), to)
 			}
 		case f.Width == 2 && !f.Single:
-			addPairs(w.values, w.places, s.slots[i:], n, to)
+			addPairs(w.values, w.places, s.slots[i:], width, to)
 		case f.Single:
-			addEach(f, w.values32, w.places, s.slots[i:], n, to)
+			addEach(f, w.values32, w.places, s.slots[i:], width, to)
 		default:
-			addEach(f, w.values, w.places, s.slots[i:], n, to)
+			addEach(f, w.values, w.places, s.slots[i:], width, to)
 		}
 	}
 }
@@ -267,10 +273,14 @@ func addAlone[F float32 | float64](values []F, places, slots []uint32, out *floa
 	*out = float64(sum)
 }
 
-// addTogether is addAlone for several rows, whose sums need not wait for each other.
-func addTogether[F float32 | float64](values []F, places, slots []uint32, out *[permuteRows]float64) {
-	s0, s1, s2, s3 := F(out[0]), F(out[1]), F(out[2]), F(out[3])
-	s4, s5, s6, s7 := F(out[4]), F(out[5]), F(out[6]), F(out[7])
+// addTogether is addAlone for permuteRows rows, whose sums need not wait for each other. out may have fewer: the others'
+// slots are of leaves, too.
+func addTogether[F float32 | float64](values []F, places, slots []uint32, out []float64) {
+	var sums [permuteRows]F
+	for i, v := range out {
+		sums[i] = F(v)
+	}
+	s0, s1, s2, s3, s4, s5, s6, s7 := sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]
 	for _, place := range places {
 		at := (*[permuteRows]uint32)(slots[int(place)*permuteRows:])
 		s0 += values[at[0]]
@@ -282,8 +292,9 @@ func addTogether[F float32 | float64](values []F, places, slots []uint32, out *[
 		s6 += values[at[6]]
 		s7 += values[at[7]]
 	}
-	*out = [permuteRows]float64{
-		float64(s0), float64(s1), float64(s2), float64(s3), float64(s4), float64(s5), float64(s6), float64(s7),
+	sums = [permuteRows]F{s0, s1, s2, s3, s4, s5, s6, s7}
+	for i := range out {
+		out[i] = float64(sums[i])
 	}
 }
 

@@ -331,7 +331,7 @@ func same[T Row](t *testing.T, seed uint64, f *model.Forest, w *permuteForest, r
 	want, wantLeaves := make([]float64, n*f.Outputs), make([]int64, n*f.NumTrees())
 	scalar[T]{f}.Margins(want, rows, features)
 	scalar[T]{f}.Leaves(wantLeaves, rows, features)
-	for _, size := range []int{0, 1, permuteRows - 1, permuteRows, n} {
+	for _, size := range []int{0, 1, permuteLeast, permuteRows, permuteRows + permuteLeast, n} {
 		check(t, fmt.Sprintf("seed %d, %d rows", seed, size), Kernel[T](permute[T]{w}), atEnd(t, rows[:size*features]), features,
 			want[:size*f.Outputs], wantLeaves[:size*f.NumTrees()])
 	}
