@@ -49,7 +49,7 @@ const (
 	laneLeast = 10
 	// Fewer rows than laneFew go one by one through a forest that is larger than laneCached: each row walks in many trees,
 	// and waits less for memory.
-	laneFew    = 256
+	laneFew    = 128
 	laneCached = 4 << 20
 	// laneTrees is the number of trees that are walked together for one row: their next nodes stay in the cache.
 	laneTrees = 256

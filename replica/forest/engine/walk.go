@@ -42,9 +42,8 @@ const (
 	laneCount = 16
 	// walkSteps is how many steps are taken before looking again whether all of them have arrived.
 	walkSteps = 4
-	// maxAhead bounds the cache lines that are fetched for the next tree while laneCount rows walk: not more than they
-	// may need.
-	maxAhead = 64
+	// maxAhead bounds the cache lines that are fetched for the next tree while laneCount rows walk, which need some hundred.
+	maxAhead = 128
 )
 
 // goWalkRows is the reference of walkRows: it takes rows, laneCount at a time, from nodes of a tree to leaves. Rows stand in

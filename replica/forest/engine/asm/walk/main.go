@@ -122,38 +122,76 @@ func walkRows() {
 }
 
 // walkTrees takes all trees one step, and then the next. What a word leads to is fetched into the cache until its turn
-// comes again: trees wait for memory together.
+// comes again: trees wait for memory together. After some steps it goes on with those that have not arrived.
 func walkTrees() {
-	TEXT("WalkTrees", NOSPLIT, "func(nodes *uint64, column, left uint64, columns *uint32, bases *uint64, n uint64, to *uint64)")
-	Doc("WalkTrees walks down n trees with one row. The lower half of each of bases is where a tree's words begin.")
+	TEXT("WalkTrees", NOSPLIT, "func(nodes *uint64, column, left uint64, columns *uint32, bases *uint64, n uint64, to *uint64, steps uint64, live *uint32)")
+	Doc("WalkTrees walks down n trees with one row. The lower half of each of bases is where a tree's words begin. live has room for n.")
 	Pragma("noescape")
+	steps := AllocLocal(8)
 	load()
-	bases, to, n, i, base, all, child, asked, w := R8, R9, R10, R11, R12, R13, RAX, RBX, R15
+	bases, to, live, n, next, base, tree, i, child, asked, w := R8, R9, R10, R11, R12, R13, R14, RBP, RAX, RBX, R15
 	Load(Param("bases"), bases)
 	Load(Param("to"), to)
+	Load(Param("live"), live)
 	Load(Param("n"), n)
+	Load(Param("steps"), w)
+	MOVQ(w, steps)
+
+	step := func(tree GPPhysical) {
+		MOVQ(Mem{Base: to, Index: tree, Scale: 8}, w)
+		MOVL(Mem{Base: bases, Index: tree, Scale: 8}, base.As32())
+		BEXTRQ(left, w, child)
+		ADDQ(base, child)
+		BEXTRQ(column, w, asked)
+		CMPL(w.As32(), Mem{Base: columns, Index: asked, Scale: 8})
+		MOVQ(Mem{Base: nodes, Index: child, Scale: 8}, w)
+		CMOVQCS(Mem{Base: nodes, Index: child, Scale: 8, Disp: 8}, w)
+		BEXTRQ(left, w, child)
+		ADDQ(base, child)
+		PREFETCHT0(Mem{Base: nodes, Index: child, Scale: 8})
+		MOVQ(w, Mem{Base: to, Index: tree, Scale: 8})
+	}
+	// list adds a tree to the list unless its word is a leaf, which the highest bit tells.
+	list := func(tree GPPhysical) {
+		MOVL(tree.As32(), Mem{Base: live, Index: next, Scale: 4})
+		INCQ(next)
+		SHRQ(Imm(63), w)
+		SUBQ(w, next)
+	}
+
+	Label("all")
+	XORL(i.As32(), i.As32())
+	Label("each")
+	step(i)
+	INCQ(i)
+	CMPQ(i, n)
+	JB(LabelRef("each"))
+	DECQ(steps)
+	JGT(LabelRef("all"))
+
+	XORL(i.As32(), i.As32())
+	XORL(next.As32(), next.As32())
+	Label("list")
+	MOVQ(Mem{Base: to, Index: i, Scale: 8}, w)
+	list(i)
+	INCQ(i)
+	CMPQ(i, n)
+	JB(LabelRef("list"))
+	JMP(LabelRef("look"))
 
 	Label("pass")
-	MOVQ(I32(-1), all)
 	XORL(i.As32(), i.As32())
+	XORL(next.As32(), next.As32())
 	Label("tree")
-	MOVQ(Mem{Base: to, Index: i, Scale: 8}, w)
-	MOVL(Mem{Base: bases, Index: i, Scale: 8}, base.As32())
-	BEXTRQ(left, w, child)
-	ADDQ(base, child)
-	BEXTRQ(column, w, asked)
-	CMPL(w.As32(), Mem{Base: columns, Index: asked, Scale: 8})
-	MOVQ(Mem{Base: nodes, Index: child, Scale: 8}, w)
-	CMOVQCS(Mem{Base: nodes, Index: child, Scale: 8, Disp: 8}, w)
-	BEXTRQ(left, w, child)
-	ADDQ(base, child)
-	PREFETCHT0(Mem{Base: nodes, Index: child, Scale: 8})
-	MOVQ(w, Mem{Base: to, Index: i, Scale: 8})
-	ANDQ(w, all)
+	MOVL(Mem{Base: live, Index: i, Scale: 4}, tree.As32())
+	step(tree)
+	list(tree)
 	INCQ(i)
 	CMPQ(i, n)
 	JB(LabelRef("tree"))
-	TESTQ(all, all)
-	JPL(LabelRef("pass"))
+	Label("look")
+	MOVQ(next, n)
+	TESTQ(n, n)
+	JNZ(LabelRef("pass"))
 	RET()
 }

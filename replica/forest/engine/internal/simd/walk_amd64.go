@@ -10,7 +10,7 @@ package simd
 //go:noescape
 func WalkRows(nodes *uint64, column uint64, left uint64, columns *uint32, group uint64, from *uint64, move uint64, to *uint64, groups uint64, steps uint64, ahead *uint64, lines uint64)
 
-// WalkTrees walks down n trees with one row. The lower half of each of bases is where a tree's words begin.
+// WalkTrees walks down n trees with one row. The lower half of each of bases is where a tree's words begin. live has room for n.
 //
 //go:noescape
-func WalkTrees(nodes *uint64, column uint64, left uint64, columns *uint32, bases *uint64, n uint64, to *uint64)
+func WalkTrees(nodes *uint64, column uint64, left uint64, columns *uint32, bases *uint64, n uint64, to *uint64, steps uint64, live *uint32)

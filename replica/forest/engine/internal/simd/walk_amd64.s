@@ -220,38 +220,83 @@ look:
 	JNZ   group
 	RET
 
-// func WalkTrees(nodes *uint64, column uint64, left uint64, columns *uint32, bases *uint64, n uint64, to *uint64)
+// func WalkTrees(nodes *uint64, column uint64, left uint64, columns *uint32, bases *uint64, n uint64, to *uint64, steps uint64, live *uint32)
 // Requires: BMI, CMOV, MMX+
-TEXT ·WalkTrees(SB), NOSPLIT, $0-56
+TEXT ·WalkTrees(SB), NOSPLIT, $8-72
 	MOVQ nodes+0(FP), SI
 	MOVQ columns+24(FP), DI
 	MOVQ column+8(FP), CX
 	MOVQ left+16(FP), DX
 	MOVQ bases+32(FP), R8
 	MOVQ to+48(FP), R9
-	MOVQ n+40(FP), R10
+	MOVQ live+64(FP), R10
+	MOVQ n+40(FP), R11
+	MOVQ steps+56(FP), R15
+	MOVQ R15, (SP)
 
-pass:
-	MOVQ $-1, R13
-	XORL R11, R11
+all:
+	XORL BP, BP
 
-tree:
-	MOVQ       (R9)(R11*8), R15
-	MOVL       (R8)(R11*8), R12
+each:
+	MOVQ       (R9)(BP*8), R15
+	MOVL       (R8)(BP*8), R13
 	BEXTRQ     DX, R15, AX
-	ADDQ       R12, AX
+	ADDQ       R13, AX
 	BEXTRQ     CX, R15, BX
 	CMPL       R15, (DI)(BX*8)
 	MOVQ       (SI)(AX*8), R15
 	CMOVQCS    8(SI)(AX*8), R15
 	BEXTRQ     DX, R15, AX
-	ADDQ       R12, AX
+	ADDQ       R13, AX
 	PREFETCHT0 (SI)(AX*8)
-	MOVQ       R15, (R9)(R11*8)
-	ANDQ       R15, R13
-	INCQ       R11
-	CMPQ       R11, R10
+	MOVQ       R15, (R9)(BP*8)
+	INCQ       BP
+	CMPQ       BP, R11
+	JB         each
+	DECQ       (SP)
+	JGT        all
+	XORL       BP, BP
+	XORL       R12, R12
+
+list:
+	MOVQ (R9)(BP*8), R15
+	MOVL BP, (R10)(R12*4)
+	INCQ R12
+	SHRQ $0x3f, R15
+	SUBQ R15, R12
+	INCQ BP
+	CMPQ BP, R11
+	JB   list
+	JMP  look
+
+pass:
+	XORL BP, BP
+	XORL R12, R12
+
+tree:
+	MOVL       (R10)(BP*4), R14
+	MOVQ       (R9)(R14*8), R15
+	MOVL       (R8)(R14*8), R13
+	BEXTRQ     DX, R15, AX
+	ADDQ       R13, AX
+	BEXTRQ     CX, R15, BX
+	CMPL       R15, (DI)(BX*8)
+	MOVQ       (SI)(AX*8), R15
+	CMOVQCS    8(SI)(AX*8), R15
+	BEXTRQ     DX, R15, AX
+	ADDQ       R13, AX
+	PREFETCHT0 (SI)(AX*8)
+	MOVQ       R15, (R9)(R14*8)
+	MOVL       R14, (R10)(R12*4)
+	INCQ       R12
+	SHRQ       $0x3f, R15
+	SUBQ       R15, R12
+	INCQ       BP
+	CMPQ       BP, R11
 	JB         tree
-	TESTQ      R13, R13
-	JPL        pass
+
+look:
+	MOVQ  R12, R11
+	TESTQ R11, R11
+	JNZ   pass
 	RET
