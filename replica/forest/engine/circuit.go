@@ -3,14 +3,14 @@ package engine
 import "math/bits"
 
 // circuit evaluates a tree of any shape for all rows of a block: multiplexers over slices, of which the last are the
-// bits of the numbers of the exits that the rows reach.
+// bits of the numbers of the leaves that the rows fall into.
 //
-// Exits are numbered so that the larger child of a split has the lower numbers. Bit b of the exit below a split is
-// that of the right child's exit where the row goes right, and that of the left child's where it goes left. Often both
+// Leaves are numbered so that the larger child of a split has the lower numbers. Bit b of the leaf below a split is
+// that of the right child's leaf where the row goes right, and that of the left child's where it goes left. Often both
 // are the same constant, and there is nothing to do; where they are 0 and 1, the answer itself is the bit.
 type circuit struct {
 	gates []gate
-	out   []uint16 // the slices of the bits of the exits, the lowest bit first
+	out   []uint16 // the slices of the bits of the leaves, the lowest bit first
 }
 
 // gate is a multiplexer. Its output follows those of the gates before it.
@@ -23,43 +23,36 @@ const (
 	wordAnswers
 )
 
-// shape is the part of a tree, from its root on, that is sliced: a split, or an exit.
+// shape is a tree as it is sliced: a split, or a leaf.
 type shape struct {
 	column      uint32 // what a split asks
 	key         int32
 	ask         uint16 // the slice of its answers
-	left, right *shape // nil for an exit
-	exit        exit
-	exits       int // below it
+	left, right *shape // nil for a leaf
+	leaf        place  // of a leaf
+	leaves      int    // below it
 	depth       int
 }
 
-// exit is where a shape ends.
-type exit struct {
-	place      // of a leaf
-	at    word // the node of lanes
-	split bool // it is no leaf: lanes walk on
-}
-
-// newCircuit makes the circuit of a shape of at most maxLeaves exits, and lists them by their numbers. free is the first
+// newCircuit makes the circuit of a shape of at most maxLeaves leaves, and lists them by their numbers. free is the first
 // slice that it may write.
-func newCircuit(root *shape, free int) (*circuit, []exit) {
+func newCircuit(root *shape, free int) (*circuit, []place) {
 	c := &circuit{}
-	levels := bits.Len(uint(root.exits - 1))
-	var exits []exit
+	levels := bits.Len(uint(root.leaves - 1))
+	var leaves []place
 	seen := map[gate]uint16{}
 	var build func(n *shape) []uint16 // the slices of the bits below a node, the lowest first
 	build = func(n *shape) []uint16 {
 		out := make([]uint16, levels)
 		if n.left == nil {
 			for b := range out {
-				out[b] = uint16(len(exits) >> b & 1)
+				out[b] = uint16(len(leaves) >> b & 1)
 			}
-			exits = append(exits, n.exit)
+			leaves = append(leaves, n.leaf)
 			return out
 		}
 		var l, r []uint16
-		if n.left.exits >= n.right.exits {
+		if n.left.leaves >= n.right.leaves {
 			l = build(n.left)
 			r = build(n.right)
 		} else {
@@ -85,19 +78,19 @@ func newCircuit(root *shape, free int) (*circuit, []exit) {
 		return out
 	}
 	c.out = build(root)
-	return c, exits
+	return c, leaves
 }
 
-// newHeap makes a heap of a shape, in which exits above the last level stand repeatedly, and lists the exits by their
+// newHeap makes a heap of a shape, in which leaves above the last level stand repeatedly, and lists the leaves by their
 // places there.
-func newHeap(root *shape) (heap []uint16, exits []exit) {
+func newHeap(root *shape) (heap []uint16, leaves []place) {
 	n := 1 << root.depth
-	heap, exits = make([]uint16, n), make([]exit, n)
+	heap, leaves = make([]uint16, n), make([]place, n)
 	var place func(s *shape, at int)
 	place = func(s *shape, at int) {
 		switch {
 		case at >= n:
-			exits[at-n] = s.exit
+			leaves[at-n] = s.leaf
 		case s.left == nil: // both ways lead to it
 			heap[at] = wordZeros
 			place(s, 2*at)
@@ -109,5 +102,5 @@ func newHeap(root *shape) (heap []uint16, exits []exit) {
 		}
 	}
 	place(root, 1)
-	return heap, exits
+	return heap, leaves
 }

@@ -9,7 +9,6 @@ import (
 // costs are what the steps of kernels take at a level, in nanoseconds on the processor of docs/performance.md. Only
 // their ratios matter. BenchmarkSteps measures them again.
 type costs struct {
-	row    float64 // of a column of a row that is worked out alone
 	piece  float64 // of a block: to rank its rows
 	ask    float64 // of a block: one question
 	split  float64 // of a block: one split of a heap
@@ -23,21 +22,29 @@ type costs struct {
 var costOf = [...]costs{
 	levelGo:     {piece: 500, ask: 1.1, split: 0.9, gate: 1.5, add32: 90, add64: 90, large: 1.3, output: 2},
 	levelAVX2:   {piece: 2600, ask: 4.5, split: 1.2, gate: 1.8, add32: 330, add64: 330, large: 1.2, output: 2},
-	levelAVX512: {piece: 250, ask: 0.6, split: 0.5, gate: 1.2, add32: 280, add64: 400, large: 1.1, output: 2},
-	levelVBMI:   {piece: 250, ask: 0.6, split: 0.5, gate: 1.2, add32: 22, add64: 50, large: 1.9, output: 2},
+	levelAVX512: {piece: 400, ask: 0.9, split: 0.65, gate: 1.2, add32: 280, add64: 400, large: 1.1, output: 2},
+	levelVBMI:   {piece: 400, ask: 0.9, split: 0.65, gate: 1.2, add32: 30, add64: 55, large: 1.7, output: 2},
 }
 
 // The costs of steps that are not those of blocks.
 const (
-	scalarStep   = 4.5 // of a walk on canonical nodes
-	plainStep    = 3
-	laneStep     = 0.8 // of one of many walks in Go
-	permutePiece = 4   // to rank one value
-	permuteHeap  = 3   // to evaluate a tree for one row
-	permuteBlock = 4
-	permuteDeep  = 8   // to go on with one
-	narrowPiece  = 100 // to rank 64 rows
-	narrowGroup  = 230 // to evaluate eight trees of 64 rows
+	scalarStep = 4.5 // of a walk on canonical nodes
+	plainStep  = 3
+
+	laneColumnCost  = 3.5 // to work out a column of one of many rows
+	laneStep        = 0.4 // of one of many walks, in assembly
+	laneAdd         = 0.5 // to add what a leaf gives
+	aloneColumnCost = 8   // the same for a row alone
+	aloneStep       = 1.3
+
+	permutePiece = 4    // to rank a value
+	permuteHeap  = 1.7  // to evaluate a tree that is a heap for one row
+	permuteHeaps = 0.85 // and for one of several
+	permuteBlock = 2.6  // a tree that is a block
+	permuteDeep  = 12   // to go on with a tree that is more
+
+	narrowPiece = 100 // to rank 64 rows
+	narrowGroup = 230 // to evaluate eight trees of 64 rows
 )
 
 // meanSteps is about how many splits a row passes in all trees: in a tree whose leaves are reached about as often.

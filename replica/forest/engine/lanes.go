@@ -323,7 +323,14 @@ func (w *laneForest) kernels() (Kernel[float32], Kernel[float64]) {
 }
 
 func (w *laneForest) cost(rows int) float64 {
-	return float64(rows) * (10*float64(len(w.columns.columns)) + meanSteps(w.f)*laneStep)
+	steps := 0
+	for _, t := range w.trees {
+		steps += int(t.steps)
+	}
+	together := float64(rows / laneCount * laneCount)
+	alone := float64(rows) - together
+	columns, trees := float64(len(w.columns.columns)), float64(len(w.trees))
+	return together*(laneColumnCost*columns+laneStep*float64(steps)+laneAdd*trees) + alone*(aloneColumnCost*columns+aloneStep*float64(steps))
 }
 
 func (w *laneForest) shares() []Share { return []Share{{w.f.NumTrees(), "walked, several at a time"}} }

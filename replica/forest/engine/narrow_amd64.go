@@ -189,7 +189,7 @@ func (w narrow[T]) Margins(dst []float64, rows []T, features int) {
 	w.scratch.Put(s)
 }
 
-// Leaves walks the canonical nodes, which know their ids.
+// Leaves come from lanes.
 func (w narrow[T]) Leaves(dst []int64, rows []T, features int) {
-	walker[T](w.f).Leaves(dst, rows, features)
+	lanes[T]{w.lanes}.Leaves(dst, rows, features)
 }

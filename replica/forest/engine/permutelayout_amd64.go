@@ -116,9 +116,10 @@ func (w *permuteForest) kernels() (Kernel[float32], Kernel[float64]) {
 }
 
 func (w *permuteForest) cost(rows int) float64 {
-	together := rows / permuteRows * permuteRows // of which the others' latencies are hidden
-	trees := float64(len(w.heaps))*permuteHeap + float64(w.roots.len())*permuteBlock + float64(len(w.deep))*permuteDeep
-	return float64(rows)*float64(len(w.pieces))*permutePiece + trees*(float64(rows-together)+0.6*float64(together))
+	together := rows / permuteRows * permuteRows // of which each waits less
+	heaps := permuteHeap*float64(rows-together) + permuteHeaps*float64(together)
+	return float64(rows)*(permutePiece*float64(len(w.pieces))+permuteBlock*float64(w.roots.len())+permuteDeep*float64(len(w.deep))) +
+		heaps*float64(len(w.heaps))
 }
 
 func (w *permuteForest) shares() []Share {

@@ -24,13 +24,13 @@ type slicedForest struct {
 	asks     level // of what answers questions
 	order    *order
 	f        *model.Forest
-	lanes    *laneForest // of the trees that are walked on
+	lanes    *laneForest // of the trees that are walked
 	sections []section
 	wide     int  // words of a slice
 	rows     int  // of a block
 	slices   int  // that one call needs
 	heaps    int  // the depth up to which all trees are heaps
-	walks    bool // whether there are trees that are walked on
+	walks    bool // whether there are trees that are walked
 	deep     int  // about how many steps such a walk has
 	block    float64
 	scratch  sync.Pool
@@ -54,13 +54,12 @@ type slicedPiece struct {
 	table64 *[maxRank + 1]int64 // for rows of float64 that are compared as such
 }
 
-// slicedTree is the sliced part of a tree.
+// slicedTree is a tree as it is sliced.
 type slicedTree struct {
-	bits    int         // of the number of an exit
+	bits    int         // of the number of a leaf
 	heap    []uint16    // nil for a circuit
 	circuit *circuit    // nil for a heap
-	tables  []leafTable // what its leaves give, one for each of Width; nil for a tree that is walked on
-	exits   []word      // the nodes from which lanes walk on; nil when all exits are leaves
+	tables  []leafTable // what its leaves give, one for each of Width; nil for a tree that is walked
 	ids     []uint32    // of the leaves
 }
 
@@ -74,9 +73,6 @@ type leafTable struct {
 const (
 	// sectionAnswers bounds the slices of a section's answers: they are 64 bytes each.
 	sectionAnswers = 9000
-	// topDepth is how deep a tree is sliced whose leaves are too many: one level more doubles the questions, and saves
-	// one step of the walks.
-	topDepth = 6
 	// The tables of leaves may take tableTimes as much as the forest, and a bit: a small file can hold a million trees
 	// that are leaves.
 	tableTimes = 8
@@ -95,6 +91,9 @@ func laySlices(l *laneForest, level, asks level, heaps int) *slicedForest {
 	}
 	f := l.f
 	w := &slicedForest{level: level, asks: asks, heaps: heaps, order: level.order(), wide: level.words(), rows: 64 * level.words(), f: f, lanes: l}
+	if 2*largeTrees(f) > f.NumTrees() {
+		return nil
+	}
 	a := newAsk(f)
 	size, most := 0, tableBytes+tableTimes*f.Bytes()
 	for t := 0; t < f.NumTrees(); {
@@ -122,35 +121,37 @@ func laySlices(l *laneForest, level, asks level, heaps int) *slicedForest {
 	return w
 }
 
-// shape makes the shape of a tree: all of it, or its top.
+// largeTrees is the number of trees that have too many leaves.
+func largeTrees(f *model.Forest) int {
+	n := 0
+	for t := range f.NumTrees() {
+		if f.Trees[t+1].Split-f.Trees[t].Split >= maxLeaves {
+			n++
+		}
+	}
+	return n
+}
+
+// shape makes the shape of a tree, or gives nil when its leaves are too many.
 func (w *slicedForest) shape(a *ask, t int) *shape {
-	f := w.f
-	tree, next := f.Trees[t], f.Trees[t+1]
-	splits := f.Splits[tree.Split:next.Split]
-	whole := len(splits) < maxLeaves
-	node := func(at uint64) word { return w.lanes.tree(t)[at] }
-	var build func(k, l, end uint32, at uint64, depth int) *shape
-	build = func(k, l, end uint32, at uint64, depth int) *shape {
+	tree, next := w.f.Trees[t], w.f.Trees[t+1]
+	splits := w.f.Splits[tree.Split:next.Split]
+	if len(splits) >= maxLeaves {
+		return nil
+	}
+	var build func(k, l, end uint32) *shape
+	build = func(k, l, end uint32) *shape {
 		if k == end {
-			return &shape{exits: 1, exit: exit{place: place{int(tree.Leaf + l), int(k + l)}, at: node(at)}}
-		}
-		if !whole && depth == topDepth {
-			return &shape{exits: 1, exit: exit{at: node(at), split: true}}
-		}
-		var left uint64
-		if !whole {
-			left = w.lanes.columns.narrow.left.of(node(at))
+			return &shape{leaves: 1, leaf: place{int(tree.Leaf + l), int(k + l)}}
 		}
 		s := &shape{}
 		s.column, s.key = a.question(splits[k])
 		right := splits[k].Right
-		s.left = build(k+1, l, right, left, depth+1)
-		s.right = build(right, l+right-k, end, left+1, depth+1)
-		s.exits, s.depth = s.left.exits+s.right.exits, max(s.left.depth, s.right.depth)+1
+		s.left, s.right = build(k+1, l, right), build(right, l+right-k, end)
+		s.leaves, s.depth = s.left.leaves+s.right.leaves, max(s.left.depth, s.right.depth)+1
 		return s
 	}
-	root := build(0, 0, uint32(len(splits)), 0, 0)
-	return root
+	return build(0, 0, uint32(len(splits)))
 }
 
 // asking is what a split asks.
@@ -161,7 +162,7 @@ type asking struct {
 
 // asks collects what the splits of a shape ask.
 func (s *shape) asks(asked map[asking]bool) {
-	if s.left != nil {
+	if s != nil && s.left != nil {
 		asked[asking{s.column, s.key}] = true
 		s.left.asks(asked)
 		s.right.asks(asked)
@@ -170,7 +171,7 @@ func (s *shape) asks(asked map[asking]bool) {
 
 // number gives the splits of a shape the slices of their answers.
 func (s *shape) number(slice func(column uint32, key int32) uint16) {
-	if s.left != nil {
+	if s != nil && s.left != nil {
 		s.ask = slice(s.column, s.key)
 		s.left.number(slice)
 		s.right.number(slice)
@@ -219,47 +220,34 @@ func (w *slicedForest) piece(c *column, keys []int32, answers int) slicedPiece {
 	return p
 }
 
-// tree makes the heap or the circuit of a shape, whichever is less work.
+// tree makes the heap or the circuit of a shape, whichever is less work, and the tables of its leaves.
 func (w *slicedForest) tree(root *shape, free int) slicedTree {
-	c, exits := newCircuit(root, free)
+	if root == nil {
+		w.walks = true
+		return slicedTree{}
+	}
+	c, leaves := newCircuit(root, free)
 	t := slicedTree{bits: len(c.out), circuit: c}
 	if d := root.depth; d > 0 && d <= sliceBits && (d <= w.heaps || gateCost*len(c.gates) >= 1<<d) {
 		t.bits, t.circuit = d, nil
-		t.heap, exits = newHeap(root)
+		t.heap, leaves = newHeap(root)
 	}
-	for _, e := range exits {
-		if e.split {
-			t.exits = make([]word, len(exits))
-		}
-	}
-	return w.leaves(t, exits)
-}
-
-// leaves makes the tables of a tree.
-func (w *slicedForest) leaves(t slicedTree, exits []exit) slicedTree {
-	if t.exits != nil {
-		w.walks = true
-		for i, e := range exits {
-			t.exits[i] = e.at
-		}
-		return t
-	}
-	t.ids = make([]uint32, len(exits))
-	for i, e := range exits {
-		t.ids[i] = uint32(e.id(w.f))
+	t.ids = make([]uint32, len(leaves))
+	for i, leaf := range leaves {
+		t.ids[i] = uint32(leaf.id(w.f))
 	}
 	t.tables = make([]leafTable, w.f.Width)
 	for o := range t.tables {
-		t.tables[o] = w.table(exits, t.bits, o)
+		t.tables[o] = w.table(leaves, t.bits, o)
 	}
 	return t
 }
 
 // table makes the table of one output.
-func (w *slicedForest) table(exits []exit, bits, o int) leafTable {
+func (w *slicedForest) table(leaves []place, bits, o int) leafTable {
 	f := w.f
-	return newLeafTable(w.level, f.Single, bits, len(exits), func(i int) float64 {
-		at := f.Row(exits[i].leaf)*f.Width + o
+	return newLeafTable(w.level, f.Single, bits, len(leaves), func(i int) float64 {
+		at := f.Row(leaves[i].leaf)*f.Width + o
 		if f.Single {
 			return float64(f.Values32[at])
 		}
@@ -306,8 +294,11 @@ func newLeafTable(l level, single bool, bits, n int, value func(i int) float64) 
 
 // tableSize is about what the tables of a tree take.
 func (w *slicedForest) tableSize(root *shape) int {
+	if root == nil {
+		return 0
+	}
 	n := 64
-	if bits.Len(uint(root.exits-1)) > 6 || root.depth > 6 || w.level < levelVBMI {
+	if bits.Len(uint(root.leaves-1)) > 6 || root.depth > 6 || w.level < levelVBMI {
 		n = maxLeaves
 	}
 	each := 8
@@ -324,7 +315,7 @@ func (w *slicedForest) bytes() int {
 		n += len(s.pieces) * (maxRank + 1) * 4
 		for j := range s.trees {
 			t := &s.trees[j]
-			n += 2*len(t.heap) + 4*len(t.ids) + 8*len(t.exits)
+			n += 2*len(t.heap) + 4*len(t.ids)
 			if t.circuit != nil {
 				n += 6 * len(t.circuit.gates)
 			}
@@ -363,6 +354,9 @@ func (w *slicedForest) blockCost() float64 {
 }
 
 func (w *slicedForest) treeCost(c costs, t *slicedTree) float64 {
+	if t.tables == nil {
+		return float64(w.rows) * (float64(w.deep)*laneStep + 2)
+	}
 	cost := 0.0
 	if t.circuit != nil {
 		cost += float64(len(t.circuit.gates)) * c.gate
@@ -376,9 +370,6 @@ func (w *slicedForest) treeCost(c costs, t *slicedTree) float64 {
 	if t.bits > 6 {
 		add *= c.large
 	}
-	if t.exits != nil {
-		return cost + add + float64(w.rows)*(float64(max(1, w.deep-topDepth))*laneStep+2)
-	}
 	return cost + add*float64(w.f.Width)
 }
 
@@ -387,8 +378,8 @@ func (w *slicedForest) shares() []Share {
 	for i := range w.sections {
 		for k := range w.sections[i].trees {
 			switch t := &w.sections[i].trees[k]; {
-			case t.exits != nil:
-				n[fmt.Sprintf("the top %d levels sliced, then walked", topDepth)]++
+			case t.tables == nil:
+				n["walked, several rows at a time"]++
 			case t.circuit != nil:
 				n["sliced as circuits"]++
 			default:
@@ -416,11 +407,11 @@ type slicedScratch struct {
 	words  bitset // an answer's bit is set when the row goes right
 	answer answerScratch
 	planes planes
-	index  [maxRows]byte
 	leaves [8][maxRows]byte // indices of some trees
 	column [maxRows]float32
 	wide   [maxRows]float64
 	block  [transposed][maxRows]float32 // columns of some features
+	from   [laneCount]word              // the root of a tree that is walked
 	at     [maxRows]word
 	sums   []float64 // maxRows of each output
 	sums32 []float32
@@ -554,11 +545,11 @@ func (w *slicedForest) index(s *slicedScratch, sec *section, t *slicedTree) {
 func (w *slicedForest) evaluate(s *slicedScratch, sec *section, tree, n int) {
 	f := w.f
 	t, out := &sec.trees[tree], first(f, sec.first+tree)*maxRows
-	w.index(s, sec, t)
 	if t.tables == nil {
-		w.walk(s, t, sec.first+tree, n, out)
+		w.walk(s, sec.first+tree, n, out)
 		return
 	}
+	w.index(s, sec, t)
 	for o := range t.tables {
 		if f.Single {
 			w.level.add32((*[maxRows]float32)(s.sums32[out+o*maxRows:]), &s.planes, &t.tables[o], t.bits)
@@ -568,31 +559,26 @@ func (w *slicedForest) evaluate(s *slicedScratch, sec *section, tree, n int) {
 	}
 }
 
-// walk follows n rows from the exits of a tree to its leaves, and adds what they give.
-func (w *slicedForest) walk(s *slicedScratch, t *slicedTree, tree, n, out int) {
+// walk follows n rows down a tree, and adds what its leaves give.
+func (w *slicedForest) walk(s *slicedScratch, tree, n, out int) {
 	f := w.f
-	w.level.index(&s.planes, &s.index, t.bits)
+	for i := range s.from {
+		s.from[i] = w.lanes.roots[tree]
+	}
 	at := s.at[:(n+laneCount-1)/laneCount*laneCount]
-	for r := range n {
-		at[r] = t.exits[s.index[w.order.index[r]]]
-	}
-	for r := n; r < len(at); r++ {
-		at[r] = at[0]
-	}
-	steps := max(0, int(w.lanes.trees[tree].steps)-topDepth)
-	w.level.walkRows(w.lanes.tree(tree), s.form, s.walk, at, laneCount, at, steps, w.lanes.ahead(tree))
+	w.level.walkRows(w.lanes.tree(tree), s.form, s.walk, s.from[:], 0, at, int(w.lanes.trees[tree].steps), w.lanes.ahead(tree))
 	for r, leaf := range at[:n] {
-		key := int(leaf.key())
+		row, one, two := int(leaf.key()), int(w.order.sum32[r]), int(w.order.sum64[r])
 		switch {
 		case w.lanes.direct:
-			s.sums32[out+int(w.order.sum32[r])] += math.Float32frombits(leaf.key())
+			s.sums32[out+one] += math.Float32frombits(leaf.key())
 		case f.Single:
-			for o := range f.Width {
-				s.sums32[out+o*maxRows+int(w.order.sum32[r])] += f.Values32[key*f.Width+o]
+			for o, v := range f.Values32[row*f.Width : (row+1)*f.Width] {
+				s.sums32[out+o*maxRows+one] += v
 			}
 		default:
-			for o := range f.Width {
-				s.sums[out+o*maxRows+int(w.order.sum64[r])] += f.Values[key*f.Width+o]
+			for o, v := range f.Values[row*f.Width : (row+1)*f.Width] {
+				s.sums[out+o*maxRows+two] += v
 			}
 		}
 	}
@@ -633,10 +619,13 @@ func (w *slicedForest) end(s *slicedScratch, dst []float64) {
 }
 
 // Leaves works the numbers of the leaves out as Margins does, for a few trees at a time, so that the ids of a row are
-// written together.
+// written together. A forest of which some trees are walked leaves all of them to lanes.
 func (w sliced[T]) Leaves(dst []int64, rows []T, features int) {
-	f := w.f
-	trees := f.NumTrees()
+	if w.walks {
+		lanes[T]{w.lanes}.Leaves(dst, rows, features)
+		return
+	}
+	trees := w.f.NumTrees()
 	s, _ := w.scratch.Get().(*slicedScratch)
 	for len(rows) > 0 {
 		n := min(len(rows)/features, w.rows)
@@ -646,19 +635,13 @@ func (w sliced[T]) Leaves(dst []int64, rows []T, features int) {
 			for part := 0; part < len(sec.trees); part += len(s.leaves) {
 				some := sec.trees[part:min(part+len(s.leaves), len(sec.trees))]
 				for k := range some {
-					if some[k].exits == nil {
-						w.index(s, sec, &some[k])
-						w.level.index(&s.planes, &s.leaves[k], some[k].bits)
-					}
+					w.index(s, sec, &some[k])
+					w.level.index(&s.planes, &s.leaves[k], some[k].bits)
 				}
 				for r := range n {
 					out, at := dst[r*trees+sec.first+part:][:len(some)], w.order.index[r]
 					for k := range some {
-						if some[k].exits == nil {
-							out[k] = int64(some[k].ids[s.leaves[k][at]])
-						} else {
-							out[k] = walk(f, sec.first+part+k, rows[r*features:(r+1)*features]).id(f)
-						}
+						out[k] = int64(some[k].ids[s.leaves[k][at]])
 					}
 				}
 			}
