@@ -6,6 +6,7 @@
 //   - LightGBM and scikit-learn, whose margins are float64: glibc's exp. scikit-learn's softmax uses NumPy's exp, whose
 //     bits depend on the processor: it is up to 4 units in the last place away. Up to scikit-learn 1.3, GradientBoosting's goes
 //     through NumPy's log, which moves it by up to as many units as the logarithm of the classes' weights is large.
+//   - An isolation forest's scores are a power of 2, NumPy's as it is on processors with AVX-512.
 package link
 
 import (
@@ -63,7 +64,7 @@ func Isolation(l model.Link, x float64) float64 {
 	if l.Scale == 0 {
 		return -0.5 // a forest grown on one sample, whose depths say nothing
 	}
-	return -libm.Exp2(-(x / l.Scale))
+	return -libm.Power2(-(x / l.Scale))
 }
 
 func softmax(x []float64) {

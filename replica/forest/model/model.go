@@ -273,7 +273,7 @@ const (
 	Step      LinkName = "step"     // 1 when x > 0, otherwise 0
 	Square    LinkName = "square"   // x|x|
 	Softplus  LinkName = "softplus" // log1p(exp(x))
-	// Isolation is an isolation forest's decision function: -2^(-x/Scale) - Offset.
+	// Isolation is an isolation forest's decision function: -2^(-x/Scale) - Offset, with NumPy's power.
 	Isolation LinkName = "isolation"
 )
 

@@ -24,9 +24,9 @@
 // once, with the order of summation that numpy has. A booster's learning rate is multiplied into its leaves. Leaf ids are
 // scikit-learn's node indices.
 //
-// Probabilities of boosters of three classes or more, means of Poisson and gamma models and the scores of isolation forests
-// go through numpy's exp or power, whose last bits depend on the processor: on one with AVX-512 probabilities were up to 4
-// units in the last place away. What GradientBoosting of classes begins with is not in the file but worked out again when
+// Probabilities of boosters of three classes or more and means of Poisson and gamma models go through numpy's exp, whose last bits
+// depend on the processor: on one with AVX-512 probabilities were up to 4 units in the last place away. So do those of its power,
+// through which the scores of isolation forests go: they have the bits of a processor with AVX-512. What GradientBoosting of classes begins with is not in the file but worked out again when
 // the library predicts, from the classes' priors; see oldLog for versions before 1.4. From 1.4 on it is SciPy's logit, as SciPy
 // has had it since it treats what is near 1/2 apart. Up to 1.3 HistGradientBoosting takes a category modulo 256; here
 // categories from 256 on are unknown.

@@ -10,6 +10,8 @@ that cannot be read.
 NumPy's log and exp differ between processors that have AVX-512 and those that have not. What is here was made without it:
 
     NPY_DISABLE_CPU_FEATURES="AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL" python kinds.py
+
+but for the answers of the isolation forests of 1.9.1, which were worked out again with it: Coppice's have the bits of its power.
 """
 
 import os
