@@ -9,7 +9,7 @@
 //
 //   - Exp32 and Log32 were compared with glibc's expf and logf on all float32
 //   - Exp and Exp2 were on millions of random arguments; testdata/glibc.c writes what the tests compare with
-//   - Power2 is not glibc's but NumPy's, with AVX-512
+//   - NumPyPower2 and NumPyExp are not glibc's but NumPy's, with AVX-512
 //   - Log1p and Log differ from glibc's in the last bit for about one argument in 3000
 package libm
 

@@ -3,10 +3,10 @@
 //
 //   - XGBoost, whose margins are float32: glibc's expf; a sigmoid is 1/(exp(-x)+1+1e-16) in float32, the sum of a softmax
 //     is kept in float64.
-//   - LightGBM and scikit-learn, whose margins are float64: glibc's exp. scikit-learn's softmax uses NumPy's exp, whose
-//     bits depend on the processor: it is up to 4 units in the last place away. Up to scikit-learn 1.3, GradientBoosting's goes
-//     through NumPy's log, which moves it by up to as many units as the logarithm of the classes' weights is large.
-//   - An isolation forest's scores are a power of 2, NumPy's as it is on processors with AVX-512.
+//   - LightGBM and scikit-learn, whose margins are float64: glibc's exp. Where scikit-learn goes through NumPy's exp (softmax, means of
+//     Poisson and gamma models) or its power (isolation forests), the bits are those on processors with AVX-512. Up to scikit-learn
+//     1.3, GradientBoosting's softmax goes through NumPy's log, which moves it by up to as many units in the last place as
+//     the logarithm of the classes' weights is large.
 package link
 
 import (
@@ -35,7 +35,9 @@ func Apply(l model.Link, single bool, rounds int, x []float64) {
 			x[i] = 1 / (1 + libm.Exp(-l.Scale*v))
 		}
 	case model.Softmax:
-		softmax(x)
+		softmax(x, libm.Exp)
+	case model.SoftmaxNumPy:
+		softmax(x, libm.NumPyExp)
 	case model.SoftmaxPairs:
 		softmaxPairs(x)
 	case model.SoftmaxLog:
@@ -43,6 +45,10 @@ func Apply(l model.Link, single bool, rounds int, x []float64) {
 	case model.Exp:
 		for i, v := range x {
 			x[i] = libm.Exp(v)
+		}
+	case model.ExpNumPy:
+		for i, v := range x {
+			x[i] = libm.NumPyExp(v)
 		}
 	case model.Step:
 		step(x)
@@ -64,14 +70,14 @@ func Isolation(l model.Link, x float64) float64 {
 	if l.Scale == 0 {
 		return -0.5 // a forest grown on one sample, whose depths say nothing
 	}
-	return -libm.Power2(-(x / l.Scale))
+	return -libm.NumPyPower2(-(x / l.Scale))
 }
 
-func softmax(x []float64) {
+func softmax(x []float64, exp func(float64) float64) {
 	top := slices.Max(x)
 	sum := 0.0
 	for i, v := range x {
-		x[i] = libm.Exp(v - top)
+		x[i] = exp(v - top)
 		sum += x[i]
 	}
 	for i := range x {
@@ -82,7 +88,7 @@ func softmax(x []float64) {
 func softmaxPairs(x []float64) {
 	top := slices.Max(x)
 	for i, v := range x {
-		x[i] = libm.Exp(v - top)
+		x[i] = libm.NumPyExp(v - top)
 	}
 	sum := Sum(x)
 	for i := range x {
@@ -95,11 +101,11 @@ func softmaxLog(x []float64) {
 	var few [32]float64 // classes, most often: no allocation
 	e := append(few[:0], x...)
 	for i, v := range e {
-		e[i] = libm.Exp(v - top)
+		e[i] = libm.NumPyExp(v - top)
 	}
 	total := libm.Log(Sum(e)) + top
 	for i, v := range x {
-		x[i] = libm.Exp(v - total)
+		x[i] = libm.NumPyExp(v - total)
 	}
 }
 

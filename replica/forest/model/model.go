@@ -263,11 +263,15 @@ const (
 	Identity LinkName = "identity" // x
 	Sigmoid  LinkName = "sigmoid"  // 1/(1+exp(-Scale x)); in float32 1/(exp(-x)+1+1e-16)
 	Softmax  LinkName = "softmax"  // exp(x-max) divided by their sum
-	// SoftmaxPairs is a softmax whose sum is added up as NumPy does, by halves: scikit-learn's GradientBoosting.
+	// SoftmaxNumPy is a softmax with NumPy's exp: scikit-learn's HistGradientBoosting.
+	SoftmaxNumPy LinkName = "softmax_numpy"
+	// SoftmaxPairs is that with a sum that is added up as NumPy does, by halves: scikit-learn's GradientBoosting.
 	SoftmaxPairs LinkName = "softmax_pairs"
 	// SoftmaxLog is exp(x - (max + log(sum))), with such a sum: the same up to scikit-learn 1.3.
 	SoftmaxLog LinkName = "softmax_log"
 	Exp        LinkName = "exp" // exp(x)
+	// ExpNumPy is NumPy's exp: means of scikit-learn's HistGradientBoosting.
+	ExpNumPy LinkName = "exp_numpy"
 	// ExpDouble is exp(x) in float64, rounded to float32 at last: XGBoost's survival:aft. Of float32 margins only.
 	ExpDouble LinkName = "exp_double"
 	Step      LinkName = "step"     // 1 when x > 0, otherwise 0

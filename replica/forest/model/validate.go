@@ -67,11 +67,11 @@ func (m *Model) validateMeta() error {
 func (m *Model) validateAnswers() error {
 	link, f := m.Meta.Link, &m.Forest
 	switch link.Name {
-	case Identity, Softmax, Exp, ExpDouble, Step, Square, Softplus, SoftmaxPairs, SoftmaxLog:
+	case Identity, Softmax, Exp, ExpDouble, Step, Square, Softplus, SoftmaxNumPy, SoftmaxPairs, SoftmaxLog, ExpNumPy:
 		if link.Scale != 0 || link.Offset != 0 {
 			return fmt.Errorf("%w: the link %s has neither scale nor offset", ErrInvalid, link.Name)
 		}
-		if f.Single && (link.Name == SoftmaxPairs || link.Name == SoftmaxLog) {
+		if f.Single && slices.Contains([]LinkName{SoftmaxNumPy, SoftmaxPairs, SoftmaxLog, ExpNumPy}, link.Name) {
 			return fmt.Errorf("%w: the link %s is of float64 margins", ErrInvalid, link.Name)
 		}
 		if !f.Single && link.Name == ExpDouble {

@@ -72,7 +72,7 @@ func (e *estimator) histLink(outputs int) error {
 		if outputs == 1 {
 			meta.Link = model.Link{Name: model.Sigmoid, Scale: 1}
 		} else {
-			meta.Link.Name = model.Softmax
+			meta.Link.Name = model.SoftmaxNumPy
 		}
 		switch loss {
 		case "log_loss", "binary_crossentropy", "categorical_crossentropy", "auto":
@@ -83,7 +83,7 @@ func (e *estimator) histLink(outputs int) error {
 		case "squared_error", "absolute_error", "quantile":
 			return nil
 		case "poisson", "gamma":
-			meta.Link.Name = model.Exp
+			meta.Link.Name = model.ExpNumPy
 			return nil
 		}
 	}
