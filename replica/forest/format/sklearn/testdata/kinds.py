@@ -7,11 +7,11 @@ For every <case>.model there is a <case>.npz: the rows X, and the answers predic
 margin, score_samples, decision_function and leaf, as far as the model gives them. refused/<version>/<case>.model are those
 that cannot be read.
 
-NumPy's log and exp differ between processors that have AVX-512 and those that have not. What is here was made without it:
+NumPy's log and exp differ between processors that have AVX-512 and those that have not. What is here of 1.2.1 was made without it:
 
     NPY_DISABLE_CPU_FEATURES="AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL" python kinds.py
 
-but for the answers of the isolation forests of 1.9.1, which were worked out again with it: Coppice's have the bits of its power.
+and the answers of 1.9.1 with it, whose bits Coppice's have.
 """
 
 import os
