@@ -409,6 +409,8 @@ func TestOfflineErrors(t *testing.T) {
 		{predict("--input", proba), exitFailed, "it has 2 columns, the model has 30 features"},
 		{predict("--input", file("cube.npy", header(t, "f4", 1, 30, 1))), exitFailed, "rows of features have two dimensions"},
 		{predict("--input", file("bad.csv", "a,b\n1,x\n")), exitFailed, "it has 2 columns, the model has 30 features"},
+		{predict("--input", file("headless.csv", "1.5,2\n1,2\n")), exitFailed, "headless.csv: not a table: its first line is one of numbers"},
+		{predict("--input", file("rows.npz", "PK\x03\x04")), exitFailed, "rows.npz: not a .npy file of numbers or strings: it is a zip file"},
 		{predict("--input", file("cut.npy", string(read(t, x)[:1000]))), exitFailed, "it ends after"},
 		{predict("--input", file("wide.npy", header(t, "f4", 1, 1<<30))), exitFailed, "it has 1073741824 columns"},
 		{predict("--input", file("bad.parquet", "PAR1 and PAR1")), exitFailed, "bad.parquet: not a valid Parquet file"},

@@ -54,6 +54,8 @@ func openRows[T npy.Float](path string, features int, names []string) (*rowReade
 		} else {
 			err = in.openNPY(r)
 		}
+	case string(head) == "PK\x03\x04":
+		err = fmt.Errorf("%w: it is a zip file, as .npz files are; numpy.save writes .npy", npy.ErrFormat)
 	default:
 		err = in.openCSV(r, names)
 	}

@@ -94,6 +94,28 @@ type Reader struct {
 	rows  bool  // there was one
 }
 
+// named refuses a first line that names nothing: a row of a file without names would be lost without a word. Numbers that
+// count the columns are names, which pandas gives, and so are those that were asked for.
+func (r *Reader) named(columns []string) error {
+	if strings.ContainsRune(r.head[0], 0) {
+		return fmt.Errorf("%w: there is a zero byte in its first line, it is no text in UTF-8", ErrFormat)
+	}
+	if columns != nil {
+		return nil
+	}
+	counts := true
+	for i, name := range r.head {
+		if _, err := strconv.ParseFloat(strings.TrimSpace(name), 64); err != nil && !errors.Is(err, strconv.ErrRange) {
+			return nil
+		}
+		counts = counts && (name == strconv.Itoa(i) || name == strconv.Itoa(i+1))
+	}
+	if counts {
+		return nil
+	}
+	return fmt.Errorf("%w: its first line is one of numbers, where the names of the columns are needed", ErrFormat)
+}
+
 // NewReader reads the first line of a table, which names its columns. label is the column that is not a number but a
 // label, or empty. columns are the columns to take, in this order; nil takes all but the label. Errors wrap ErrFormat
 // or ErrColumn, or are r's.
@@ -121,6 +143,9 @@ func newReader(text *bounded, label string, columns []string) (*Reader, error) {
 		return nil, fmt.Errorf("%w: %d columns, at most %d are read", ErrFormat, len(head), MaxColumns)
 	}
 	r.head = slices.Clone(head)
+	if err := r.named(columns); err != nil {
+		return nil, err
+	}
 	at := make(map[string]int, len(head))
 	for i, name := range r.head {
 		if _, twice := at[name]; twice {
