@@ -124,6 +124,24 @@ func TestUnsafe(t *testing.T) {
 	}
 }
 
+// TestStranger: nor is one that belongs to another user, who could exchange them too.
+func TestStranger(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives a directory away")
+	}
+	s := New(t.TempDir())
+	e, err := s.Add(trained(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(s.dir, 65534, -1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Open(e.SHA256); !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), "belongs to user 65534") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestSweep: what a killed writer left goes away, what one is writing stays.
 func TestSweep(t *testing.T) {
 	s := New(t.TempDir())

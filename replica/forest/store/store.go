@@ -297,6 +297,9 @@ func (s *Store) private() error {
 	if err != nil {
 		return err
 	}
+	if uid, ok := stranger(info); ok {
+		return fmt.Errorf("%w: %s belongs to user %d", ErrUnsafe, s.dir, uid)
+	}
 	if info.Mode().Perm()&0o022 == 0 || runtime.GOOS == "windows" {
 		return nil
 	}
