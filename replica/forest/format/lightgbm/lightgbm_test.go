@@ -222,6 +222,8 @@ func TestRefusals(t *testing.T) {
 		{"negative terms", "num_features=1 0", "num_features=-1 0", ErrMalformed, "leaf 0 has -1 terms"},
 		{"term", "leaf_features=1", "leaf_features=3", ErrMalformed, "has feature 3 of 3"},
 		{"no constants", "leaf_const=0.5 0.25\n", "", ErrMalformed, "tree 1 has no leaf_const"},
+		{"constant beyond float64", "leaf_const=0.5 0.25", "leaf_const=0.5 1e999", ErrMalformed, "tree 1, leaf 1: malformed LightGBM model: a term of its linear model is +Inf"},
+		{"coefficient beyond float64", "leaf_coeff=2", "leaf_coeff=-1e999", ErrMalformed, "tree 1, leaf 0: malformed LightGBM model: a term of its linear model is -Inf"},
 		{"coefficient", "leaf_coeff=2", "leaf_coeff=nan", ErrMalformed, "not a number"},
 		{"end", "end of trees", "end of tree", ErrMalformed, `expected Tree=3 or "end of trees"`},
 		{"no trees", small[strings.Index(small, "Tree=0"):strings.Index(small, "end of trees")], "", ErrMalformed, "0 trees"},

@@ -269,6 +269,11 @@ func (im *importer) addLeaf(n *nodes, id int) error {
 	}
 	var err error
 	if n.linear != nil {
+		for _, term := range append([]float64{n.linear.constant[id]}, n.linear.coeffs[id]...) {
+			if math.IsInf(term, 0) {
+				return fmt.Errorf("%w: a term of its linear model is %v", ErrMalformed, term)
+			}
+		}
 		err = im.b.LinearLeaf(v, n.linear.constant[id], n.linear.features[id], n.linear.coeffs[id])
 	} else {
 		err = im.b.Leaf(v)
