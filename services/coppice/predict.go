@@ -35,7 +35,8 @@ func predictCommand() *cobra.Command {
 			"the model's features, if it has names, and otherwise taken in their order; what is empty or null is missing.\n" +
 			"Rows are read in blocks: a file may be larger than memory.\n\n" +
 			"The model is kept in the state directory in its canonical form and found there by the SHA-256 of the file: a\n" +
-			"large one is imported once. Where the directory cannot be written, it is imported every time.",
+			"large one is imported once. Where that is not possible, it is imported every\n" +
+			"time; with --state-dir it is an error.",
 		Example: "  coppice predict --model rf.joblib --input X.npy --output proba --out P.npy\n" +
 			"  coppice predict --model booster.json --input X.npy --iterations 0:17 --out P.npy\n" +
 			"  coppice predict --model m.coppice --input rows.csv --out labels.npy",
