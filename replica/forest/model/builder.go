@@ -31,6 +31,7 @@ type Builder struct {
 	thresholds map[float64]uint32 // of Float64 input, by value
 	sets       map[string]uint32  // by their words
 	ownIDs     bool               // an id is not the index in preorder
+	covers     []float64          // of the nodes so far, as far as they were given
 }
 
 // pending is a split that waits for its subtrees.
@@ -253,6 +254,10 @@ func (b *Builder) LeafID(id uint32) {
 	b.f.LeafIDs = append(b.f.LeafIDs, id)
 }
 
+// Cover gives the cover of the node that was added last. The forest has covers if all of its nodes get one that is
+// finite and not negative.
+func (b *Builder) Cover(cover float64) { b.covers = append(b.covers, cover) }
+
 // Forest ends the work and returns the forest. The Builder must not be used after it.
 func (b *Builder) Forest() (Forest, error) {
 	if b.in {
@@ -268,7 +273,29 @@ func (b *Builder) Forest() (Forest, error) {
 	f.Trees = append(f.Trees, Tree{Split: uint32(len(f.Splits)), Leaf: uint32(len(f.Leaves))})
 	b.sortThresholds()
 	b.placeValues()
+	b.placeCovers()
 	return *f, nil
+}
+
+// placeCovers keeps the covers if there are all of them.
+func (b *Builder) placeCovers() {
+	f := &b.f
+	if len(b.covers) != f.NumNodes() || !all(b.covers, isCover) {
+		return
+	}
+	if !all(b.covers, func(v float64) bool { return float64(float32(v)) == v }) {
+		f.Covers = b.covers
+		return
+	}
+	f.Covers32 = make([]float32, len(b.covers))
+	for i, v := range b.covers {
+		f.Covers32[i] = float32(v)
+	}
+}
+
+// all tells whether a condition holds for all elements.
+func all[T any](s []T, holds func(T) bool) bool {
+	return !slices.ContainsFunc(s, func(v T) bool { return !holds(v) })
 }
 
 // sortThresholds makes thresholds ascend: then their indices compare as they do.

@@ -146,6 +146,10 @@ type Forest struct {
 	// LeafIDs has, for every leaf, the id by which the source library knows it. Nil when that is the
 	// leaf's index in the preorder of its tree.
 	LeafIDs []uint32
+	// Covers has, for every node, the weight of the training samples that reached it, as the source library counts them;
+	// nodes in preorder, tree after tree. Covers32 has them instead when all are float32. Both nil: they are not known.
+	Covers   []float64
+	Covers32 []float32
 	// Thresholds are those of a forest of Float64 input, ascending, each once.
 	Thresholds []float64
 	// SetStarts has for each set, and for the end, where it begins in SetWords. Bit c%32 of its word c/32 is
@@ -187,8 +191,8 @@ func (f *Forest) NumNodes() int { return f.NumSplits() + f.NumLeaves() }
 
 // Bytes is the size of the arrays.
 func (f *Forest) Bytes() int {
-	n := 8*len(f.Trees) + 12*len(f.Splits) + 8*(len(f.Values)+len(f.Base)+len(f.Thresholds))
-	n += 4 * (len(f.First) + len(f.Leaves) + len(f.Values32) + len(f.LeafIDs) + len(f.SetStarts) + len(f.SetWords))
+	n := 8*len(f.Trees) + 12*len(f.Splits) + 8*(len(f.Values)+len(f.Base)+len(f.Covers)+len(f.Thresholds))
+	n += 4 * (len(f.First) + len(f.Leaves) + len(f.Values32) + len(f.LeafIDs) + len(f.Covers32) + len(f.SetStarts) + len(f.SetWords))
 	if l := f.Linear; l != nil {
 		n += 8*(len(l.Const)+len(l.Coeffs)) + 4*(len(l.Starts)+len(l.Features))
 	}
@@ -224,6 +228,17 @@ func (f *Forest) Threshold(s Split) float64 {
 
 // Set is the bit set with a number.
 func (f *Forest) Set(i uint32) []uint32 { return f.SetWords[f.SetStarts[i]:f.SetStarts[i+1]] }
+
+// HasCovers tells whether the covers of nodes are known.
+func (f *Forest) HasCovers() bool { return f.Covers != nil || f.Covers32 != nil }
+
+// Cover is the cover of a node: the tree's first split and first leaf, and the node's index in preorder, added up.
+func (f *Forest) Cover(node int) float64 {
+	if f.Covers32 != nil {
+		return float64(f.Covers32[node])
+	}
+	return f.Covers[node]
+}
 
 // Rows is the number of rows of leaf values.
 func (f *Forest) Rows() int { return (len(f.Values) + len(f.Values32)) / f.Width }
@@ -333,6 +348,9 @@ type Meta struct {
 	Lost      []string `json:"lost,omitempty"`       // what the source holds and the model does not
 	Source    Source   `json:"source"`
 }
+
+// LostCovers is what Lost says of a model whose covers are not there or make no sense.
+const LostCovers = "covers of nodes, without which there are no contribs"
 
 // The shapes in which libraries give a row's leaves.
 const (

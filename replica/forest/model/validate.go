@@ -179,6 +179,9 @@ func (f *Forest) validate(features int) error {
 	if err := f.validateValues(len(f.Splits) + trees); err != nil {
 		return err
 	}
+	if err := f.validateCovers(len(f.Splits) + len(f.Splits) + trees); err != nil {
+		return err
+	}
 	if err := f.validateTables(); err != nil {
 		return err
 	}
@@ -229,6 +232,30 @@ func (f *Forest) validateValues(leaves int) error {
 	}
 	return nil
 }
+
+// validateCovers checks how many samples nodes have seen.
+func (f *Forest) validateCovers(nodes int) error {
+	if f.Covers != nil && f.Covers32 != nil {
+		return fmt.Errorf("%w: covers of both types", ErrInvalid)
+	}
+	if n := len(f.Covers) + len(f.Covers32); f.HasCovers() && n != nodes {
+		return fmt.Errorf("%w: %d covers for %d nodes", ErrInvalid, n, nodes)
+	}
+	for i, v := range f.Covers {
+		if !isCover(v) {
+			return fmt.Errorf("%w: cover %d is %v", ErrInvalid, i, v)
+		}
+	}
+	for i, v := range f.Covers32 {
+		if !isCover(float64(v)) {
+			return fmt.Errorf("%w: cover %d is %v", ErrInvalid, i, v)
+		}
+	}
+	return nil
+}
+
+// isCover tells whether a number can be a cover: it is finite and not negative.
+func isCover(v float64) bool { return v >= 0 && v <= math.MaxFloat64 }
 
 // validateTables checks the thresholds and the sets that splits refer to.
 func (f *Forest) validateTables() error {

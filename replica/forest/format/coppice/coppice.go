@@ -46,6 +46,8 @@ var (
 	idValues32       = [4]byte{'V', 'A', 'L', '4'}
 	idBase           = [4]byte{'B', 'A', 'S', 'E'}
 	idIDs            = [4]byte{'L', 'F', 'I', 'D'}
+	idCovers         = [4]byte{'C', 'V', 'R', '8'}
+	idCovers32       = [4]byte{'C', 'V', 'R', '4'}
 	idThresholds     = [4]byte{'T', 'H', 'R', 'S'}
 	idSetStarts      = [4]byte{'S', 'E', 'T', 'S'}
 	idSetWords       = [4]byte{'S', 'E', 'T', 'W'}
@@ -105,6 +107,8 @@ func parts(m *model.Model) []part {
 		arrayPart(idValues32, false, &f.Values32),
 		arrayPart(idBase, false, &f.Base),
 		arrayPart(idIDs, false, &f.LeafIDs),
+		arrayPart(idCovers, false, &f.Covers),
+		arrayPart(idCovers32, false, &f.Covers32),
 		arrayPart(idThresholds, false, &f.Thresholds),
 		arrayPart(idSetStarts, false, &f.SetStarts),
 		arrayPart(idSetWords, false, &f.SetWords),
@@ -163,7 +167,11 @@ func Encode(w io.Writer, m *model.Model) error {
 	sections := []section{{idMeta, 0, text}}
 	for _, p := range parts(m) {
 		if b := p.bytes(); b != nil || p.needed {
-			sections = append(sections, section{p.id, 0, b})
+			flags := uint32(0)
+			if p.id == idCovers || p.id == idCovers32 { // without them a model predicts the same
+				flags = flagOptional
+			}
+			sections = append(sections, section{p.id, flags, b})
 		}
 	}
 	if len(m.Golden.Rows) > 0 {

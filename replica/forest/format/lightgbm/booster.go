@@ -52,7 +52,7 @@ func load(data []byte) (*model.Model, error) {
 	}
 	m := &model.Model{Meta: model.Meta{
 		Task: model.Regress, Missing: true, Infinite: true, Predict: model.PredictScores, LeafType: "i4",
-		Lost:   []string{"gain, weight, count and value of nodes", "feature importances", "training parameters", "ranges of features"},
+		Lost:   []string{"gain, weight and value of nodes", "feature importances", "training parameters", "ranges of features"},
 		Source: model.Source{Library: "LightGBM", Version: "text " + string(version), Kind: "Booster"},
 	}}
 	classes, err := head.int("num_class", 1, model.MaxOutputs)
@@ -91,6 +91,9 @@ func load(data []byte) (*model.Model, error) {
 	}
 	if m.Forest.SetStarts == nil {
 		m.Forest.Categories = ""
+	}
+	if !m.Forest.HasCovers() {
+		m.Meta.Lost = append(m.Meta.Lost, model.LostCovers)
 	}
 	m.Forest.Round = per
 	m.Meta.Link.Mean = head.has("average_output")

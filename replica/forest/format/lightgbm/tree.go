@@ -63,6 +63,7 @@ type nodes struct {
 	threshold                      []float64
 	sets                           [][]uint32
 	values                         []float64
+	covers, leafCovers             []float64 // of splits and leaves; nil when the file has none
 	linear                         *linear
 }
 
@@ -101,10 +102,28 @@ func (im *importer) read(s *section) (*nodes, error) {
 	if n.sets, err = sets(s); err != nil {
 		return nil, err
 	}
+	if n.covers, n.leafCovers, err = covers(s, leaves); err != nil {
+		return nil, err
+	}
 	if s.has("is_linear") && string(s.values["is_linear"]) != "0" {
 		n.linear, err = im.linear(s, leaves)
 	}
 	return n, err
+}
+
+// covers reads how many samples reached each split and each leaf.
+func covers(s *section, leaves int) (splits, each []float64, err error) {
+	if leaves == 1 {
+		return nil, []float64{1}, nil // what stands there means nothing, and neither does a cover without others
+	}
+	if !s.has("internal_count") || !s.has("leaf_count") {
+		return nil, nil, nil
+	}
+	if splits, err = s.floats("internal_count", leaves-1); err != nil {
+		return nil, nil, err
+	}
+	each, err = s.floats("leaf_count", leaves)
+	return splits, each, err
 }
 
 // sets reads the sets of categories that nodes refer to.
@@ -197,6 +216,9 @@ func (im *importer) tree(s *section) error {
 			if err := im.addLeaf(n, ^id); err != nil {
 				return fmt.Errorf("%s, leaf %d: %w", s.name, ^id, err)
 			}
+			if n.leafCovers != nil {
+				im.b.Cover(n.leafCovers[^id])
+			}
 			continue
 		}
 		for _, child := range []int{n.right[id], n.left[id]} {
@@ -207,6 +229,9 @@ func (im *importer) tree(s *section) error {
 		}
 		if err := im.addSplit(n, id); err != nil {
 			return fmt.Errorf("%s, node %d: %w", s.name, id, err)
+		}
+		if n.covers != nil {
+			im.b.Cover(n.covers[id])
 		}
 	}
 	switch i := slices.Index(im.visited, false); {

@@ -84,7 +84,7 @@ func (r *reader) estimator(o *pickle.Object, in *inputs) (*model.Model, error) {
 	}
 	e := &estimator{state: state, minor: minor, in: in, size: r.size, m: &model.Model{Meta: model.Meta{
 		Task: model.Regress, Link: model.Link{Name: model.Identity}, Predict: model.PredictScores,
-		Lost:   []string{"impurity and samples of nodes", "training parameters and scores"},
+		Lost:   []string{"impurity of nodes", "training parameters and scores"},
 		Source: model.Source{Library: "scikit-learn", Version: version, Kind: o.Class.Name},
 	}}}
 	if err := features(&e.m.Meta, state); err != nil {
@@ -108,6 +108,13 @@ func (r *reader) estimator(o *pickle.Object, in *inputs) (*model.Model, error) {
 	}
 	if err := read(r, e); err != nil {
 		return nil, err
+	}
+	switch {
+	case e.m.Forest.HasCovers():
+	case e.m.Forest.NumNodes() > maxCovered:
+		e.m.Meta.Lost = append(e.m.Meta.Lost, fmt.Sprintf("covers of nodes, of which there are more than %d, without which there are no contribs", maxCovered))
+	default:
+		e.m.Meta.Lost = append(e.m.Meta.Lost, model.LostCovers)
 	}
 	return e.m, in.describe(e.m)
 }

@@ -316,6 +316,7 @@ type histNodes struct {
 	n                                                            int
 	value, threshold                                             column
 	feature, left, right, missingLeft, leaf, categorical, bitset column
+	count                                                        column // without data when the file has none
 	sets                                                         *array
 }
 
@@ -356,6 +357,11 @@ func (im *histImporter) read(v any) (*histNodes, error) {
 			return nil, err
 		}
 	}
+	if _, ok := nodes.dtype.fields["count"]; ok {
+		if h.count, err = columnOf(nodes, "count", "iu"); err != nil {
+			return nil, err
+		}
+	}
 	if h.sets, err = arrayOf(state, "raw_left_cat_bitsets"); err != nil {
 		return nil, err
 	}
@@ -389,6 +395,7 @@ func (im *histImporter) tree(v any) error {
 				return fmt.Errorf("node %d: %w", id, err)
 			}
 			im.b.LeafID(uint32(id))
+			im.addCover(h, id)
 			continue
 		}
 		left, right := h.left.int(id), h.right.int(id)
@@ -399,8 +406,16 @@ func (im *histImporter) tree(v any) error {
 		if err := im.addSplit(h, id); err != nil {
 			return fmt.Errorf("node %d: %w", id, err)
 		}
+		im.addCover(h, id)
 	}
 	return nil
+}
+
+// addCover adds the cover of the node that was added last.
+func (im *histImporter) addCover(h *histNodes, id int) {
+	if h.count.data != nil {
+		im.b.Cover(float64(h.count.int(id)))
+	}
 }
 
 func (im *histImporter) addSplit(h *histNodes, id int) error {

@@ -35,6 +35,7 @@ type importer struct {
 	subset   []int   // features of the tree that comes, among those of the forest; nil: all of them
 	// value makes what a leaf of one value adds to the sum. Nil: its value.
 	value func(l leaf) (float64, error)
+	covered bool // the covers of nodes are kept
 	// budget is what the arrays of all trees may still take, in bytes. Objects of a pickle may be referred
 	// to many times, and a small file could mean the same large tree a million times over.
 	budget int64
@@ -54,6 +55,10 @@ type leaf struct {
 // visit is a node and the number of nodes on the path to it, with it.
 type visit struct{ id, path int }
 
+// maxCovered is the largest number of nodes of a model whose covers are kept: they make its file half as large again,
+// and their use is to explain predictions, for which larger models take long.
+const maxCovered = 1_000_000
+
 // reserve makes room for the nodes that the trees of a file claim, up to what a file of size bytes has room for.
 func (im *importer) reserve(trees []*pickle.Dict, size int64) {
 	const nodeBytes = 64 // of a node in every version; its values come on top
@@ -66,6 +71,7 @@ func (im *importer) reserve(trees []*pickle.Dict, size int64) {
 			nodes = min(nodes+max(0, min(n, size)), size/nodeBytes)
 		}
 	}
+	im.covered = nodes <= maxCovered
 	// A full binary tree has one leaf more than splits.
 	splits := int(nodes) / 2
 	im.b.Grow(splits, splits+len(trees))
@@ -172,7 +178,7 @@ type columns struct {
 	n                    int
 	left, right, feature column
 	threshold            column
-	samples              column
+	samples, weight      column
 	missingLeft          *column
 }
 
@@ -194,6 +200,11 @@ func columnsOf(nodes *array) (columns, error) {
 	}
 	if _, ok := nodes.dtype.fields["n_node_samples"]; ok {
 		if c.samples, err = get("n_node_samples", "i"); err != nil {
+			return c, err
+		}
+	}
+	if _, ok := nodes.dtype.fields["weighted_n_node_samples"]; ok {
+		if c.weight, err = get("weighted_n_node_samples", "f"); err != nil {
 			return c, err
 		}
 	}
@@ -231,17 +242,26 @@ func (im *importer) walk(c columns, values *array) error {
 			if err := im.addLeaf(c, at, values); err != nil {
 				return fmt.Errorf("node %d: %w", id, err)
 			}
+			im.addCover(c, id)
 			continue
 		}
 		if err := im.addSplit(c, id, left, right); err != nil {
 			return fmt.Errorf("node %d: %w", id, err)
 		}
+		im.addCover(c, id)
 		im.stack = append(im.stack, visit{int(right), at.path + 1}, visit{int(left), at.path + 1})
 	}
 	if order < c.n {
 		return fmt.Errorf("%w: node %d is the child of no node", ErrMalformed, im.unvisited())
 	}
 	return nil
+}
+
+// addCover adds the cover of the node that was added last.
+func (im *importer) addCover(c columns, id int) {
+	if im.covered && c.weight.data != nil {
+		im.b.Cover(c.weight.float(id))
+	}
 }
 
 // unvisited is the first node that was not visited.

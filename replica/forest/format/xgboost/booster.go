@@ -79,7 +79,7 @@ func booster(doc object, size int) (*model.Model, error) {
 	m := &model.Model{Meta: model.Meta{
 		Task: model.Regress, Features: b.features, Missing: true, Infinite: true,
 		Link: model.Link{Name: obj.link}, Predict: model.PredictScores, LeafType: "f4", LeafShape: model.LeafSqueezed,
-		Lost:   []string{"gain, cover and base weight of nodes", "training parameters", "attributes"},
+		Lost:   []string{"gain and base weight of nodes", "training parameters", "attributes"},
 		Source: model.Source{Library: "XGBoost", Version: saved.String(), Objective: name},
 	}}
 	if obj.link == model.Sigmoid {
@@ -98,6 +98,9 @@ func booster(doc object, size int) (*model.Model, error) {
 	m.Meta.Lost = append(m.Meta.Lost, b.lost...)
 	if m.Forest, err = b.b.Forest(); err != nil {
 		return nil, err
+	}
+	if !m.Forest.HasCovers() {
+		m.Meta.Lost = append(m.Meta.Lost, model.LostCovers)
 	}
 	m.Forest.Round = b.round
 	if m.Forest.Base, err = bases(learner, obj, saved, b.groups); err != nil {

@@ -233,6 +233,7 @@ type nodes struct {
 	threshold                               []float32
 	sets                                    map[int32][]int32 // categories, by node
 	leaves                                  []float32         // width values each
+	covers                                  []float32         // nil when the file has none
 	byLeaf                                  bool              // leaves are numbered by their right child, not by their node
 }
 
@@ -265,6 +266,14 @@ func (im *importer) read(o object) (*nodes, error) {
 	}
 	if len(n.threshold) != len(n.left) {
 		return nil, fmt.Errorf("%w: left_children has %d entries, split_conditions %d", ErrMalformed, len(n.left), len(n.threshold))
+	}
+	if _, ok := o["sum_hessian"]; ok {
+		if n.covers, err = floats(o, "it", "sum_hessian"); err != nil {
+			return nil, err
+		}
+		if len(n.covers) != len(n.left) {
+			return nil, fmt.Errorf("%w: left_children has %d entries, sum_hessian %d", ErrMalformed, len(n.left), len(n.covers))
+		}
 	}
 	param, err := field[object](o, "it", "tree_param")
 	if err != nil {
@@ -367,6 +376,7 @@ func (im *importer) tree(o object, weight float32) error {
 			if err := im.addLeaf(n, id, weight); err != nil {
 				return fmt.Errorf("node %d: %w", id, err)
 			}
+			im.addCover(n, id)
 			continue
 		}
 		for _, child := range []int32{n.right[id], n.left[id]} {
@@ -378,8 +388,17 @@ func (im *importer) tree(o object, weight float32) error {
 		if err := im.addSplit(n, id); err != nil {
 			return fmt.Errorf("node %d: %w", id, err)
 		}
+		im.addCover(n, id)
 	}
 	return nil
+}
+
+// addCover adds the cover of the node that was added last. It is not checked: without covers that make sense, which an
+// objective of the user's own may leave, a model predicts all the same.
+func (im *importer) addCover(n *nodes, id int32) {
+	if n.covers != nil {
+		im.b.Cover(float64(n.covers[id]))
+	}
 }
 
 func (im *importer) addSplit(n *nodes, id int32) error {
