@@ -28,6 +28,7 @@
 //   - model    the canonical form of a forest, and the proof that one is valid
 //   - format   file formats, a package each
 //   - engine   kernels that evaluate a forest
+//   - shap     what each feature contributes to a prediction
 //   - link     from margins to scores, on libm, which has the bits of the C library
 //   - train    a random-forest trainer
 //   - store    a directory of models by their content, from which they are mapped
@@ -44,6 +45,7 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/format"
 	"github.com/coppice-mesh/coppice/replica/forest/link"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
+	"github.com/coppice-mesh/coppice/replica/forest/shap"
 )
 
 // Errors about rows.
@@ -64,6 +66,7 @@ type Model struct {
 	engine    *engine.Engine
 	kernel    engine.Kernel[float32]
 	kernel64  engine.Kernel[float64]
+	explainer *shap.Explainer // nil when there are no contributions
 	allowance // which values rows may hold
 }
 
@@ -94,7 +97,8 @@ func newModel(m *model.Model, o Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Model{m, e, engine.Of[float32](e), engine.Of[float64](e), allowance{m.Meta.Missing, m.Meta.Infinite}}, nil
+	explainer, _ := shap.New(&m.Forest) // Contribs says why there is none
+	return &Model{m, e, engine.Of[float32](e), engine.Of[float64](e), explainer, allowance{m.Meta.Missing, m.Meta.Infinite}}, nil
 }
 
 // Options say how a model is evaluated: by which kernel, on how many threads. The answers do not depend on them.
@@ -229,6 +233,35 @@ func leaves[T engine.Row](m *Model, k engine.Kernel[T], dst []int64, rows []T) e
 		return err
 	}
 	k.Leaves(dst, rows, m.NumFeatures())
+	return nil
+}
+
+// NumContribs is the number of contributions of a row: for each margin, one of every feature, and what the margin is on
+// average.
+func (m *Model) NumContribs() int { return m.NumMargins() * (m.NumFeatures() + 1) }
+
+// Contribs writes for each row and margin what every feature contributes to it, and behind them what the margin is on
+// average: SHAP values, exact and path-dependent, whose sum is the margin up to rounding; package shap says what they
+// are. Sizes are as for Predict, with NumContribs values a row. The rows are divided over a number of threads, on which
+// the values do not depend; with one nothing is allocated. A model without them gives an error that wraps shap.ErrNone.
+func (m *Model) Contribs(dst []float64, rows []float32, threads int) error {
+	return contribs(m, dst, rows, threads)
+}
+
+// Contribs64 is Contribs for rows of float64.
+func (m *Model) Contribs64(dst, rows []float64, threads int) error {
+	return contribs(m, dst, rows, threads)
+}
+
+func contribs[T engine.Row](m *Model, dst []float64, rows []T, threads int) error {
+	if m.explainer == nil {
+		_, err := shap.New(&m.m.Forest)
+		return err
+	}
+	if _, err := count(m, rows, len(dst), m.NumContribs(), "contributions"); err != nil {
+		return err
+	}
+	shap.Values(m.explainer, dst, rows, m.NumFeatures(), threads)
 	return nil
 }
 

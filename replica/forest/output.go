@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -26,6 +27,7 @@ var ErrOutput = errors.New("no such output")
 //	decision_function  a boosted classifier's margin; an isolation forest's score, below 0 for what it sets apart
 //	score_samples      an isolation forest's score before its offset
 //	leaf               the leaf that the row falls into in each tree
+//	contribs           what each feature contributes to each margin, and what the margin is on average
 type Output struct {
 	Kind string
 	// Type is the NumPy type of the elements: "f4", "f8", "i1" to "i8", "u1" to "u8", "b1", or "U" and a number of characters.
@@ -43,6 +45,7 @@ type block struct {
 	m               *Model
 	margins, scores []float64
 	leaves          []int64
+	contribs        []float64
 }
 
 func (b *block) marginsOf(i int) []float64 {
@@ -71,7 +74,11 @@ func (m *Model) kinds() []string {
 	for t := range meta.Targets {
 		kinds = append(kinds, "proba_"+strconv.Itoa(t))
 	}
-	return append(kinds, "leaf")
+	kinds = append(kinds, "leaf")
+	if m.explainer != nil {
+		kinds = append(kinds, "contribs")
+	}
+	return kinds
 }
 
 // Outputs lists the kinds of output that the model has.
@@ -109,12 +116,18 @@ func appendOutput[T engine.Row](o *Output, k engine.Kernel[T], dst []byte, rows 
 	m := o.m
 	n := len(rows) / m.NumFeatures()
 	b := &block{m: m}
-	if o.Kind == "leaf" {
+	switch o.Kind {
+	case "leaf":
 		b.leaves = make([]int64, n*m.NumTrees())
 		if err := leaves(m, k, b.leaves, rows); err != nil {
 			return dst, err
 		}
-	} else {
+	case "contribs":
+		b.contribs = make([]float64, n*m.NumContribs())
+		if err := contribs(m, b.contribs, rows, runtime.GOMAXPROCS(0)); err != nil {
+			return dst, err
+		}
+	default:
 		b.margins = make([]float64, n*m.NumMargins())
 		b.scores = make([]float64, n*m.NumScores())
 		if err := margins(m, k, b.margins, rows); err != nil {
@@ -135,6 +148,8 @@ func (m *Model) output(kind string) Output {
 	switch {
 	case kind == "leaf":
 		return m.leafOutput()
+	case kind == "contribs":
+		return m.contribsOutput()
 	case kind == "predict":
 		return m.predictOutput()
 	case kind == "proba":
@@ -307,6 +322,17 @@ func (m *Model) leafOutput() Output {
 		return dst
 	}
 	return o
+}
+
+// contribsOutput is the library's pred_contribs or pred_contrib, which in LightGBM has one dimension for all margins.
+func (m *Model) contribsOutput() Output {
+	shape := append(several(m.NumMargins()), m.NumFeatures()+1)
+	if m.m.Meta.Source.Library == "LightGBM" {
+		shape = []int{m.NumContribs()}
+	}
+	return m.floats("contribs", shape, func(b *block, i int) []float64 {
+		return b.contribs[i*m.NumContribs() : (i+1)*m.NumContribs()]
+	})
 }
 
 // number gives the function that appends a number as an element of a NumPy type: a float, "i4" or "i8".
