@@ -19,6 +19,7 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/engine"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 	"github.com/coppice-mesh/coppice/replica/forest/npy"
+	"github.com/coppice-mesh/coppice/replica/forest/shap"
 )
 
 const (
@@ -35,6 +36,7 @@ type benchConfig struct {
 	input   string
 	batches []int
 	kernel  string
+	output  string
 	time    time.Duration // for each batch
 }
 
@@ -60,8 +62,8 @@ func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure how fast a model predicts",
-		Long: "Measure how long the engine of the replicas takes for the margins of batches of rows, on one thread, without a\n" +
-			"server. Batches go through the rows of the file again and again; without a file, through random rows around the\n" +
+		Long: "Measure how long the engine of the replicas takes for the margins of batches of rows, or for what each feature\n" +
+			"contributes to them, on one thread, without a server. Batches go through the rows of the file again and again; without a file, through random rows around the\n" +
 			"model's thresholds. Rows have the type in which the model compares. The least time is what the machine can do,\n" +
 			"the median what it did.",
 		Example: "  coppice bench --model rf.joblib\n" +
@@ -77,6 +79,12 @@ func benchCommand() *cobra.Command {
 			}
 			if cfg.time <= 0 {
 				return usageError("--time is %v, it must be above 0", cfg.time)
+			}
+			if cfg.output != "margin" && cfg.output != "contribs" {
+				return usageError("--output is %q, it can be margin or contribs", cfg.output)
+			}
+			if cfg.output == "contribs" && cfg.kernel != "" {
+				return usageError("--kernel: contribs have only one")
 			}
 			m, err := forest.Open(path)
 			if err != nil {
@@ -96,6 +104,7 @@ func benchCommand() *cobra.Command {
 	f.StringVar(&cfg.input, "input", "", "`FILE` of rows, .npy, .csv or .parquet")
 	f.StringVar(&batches, "batch", "1,8,64,512,8192", "`ROWS` of a batch, or several of them")
 	f.StringVar(&cfg.kernel, "kernel", "", "`NAME` of a kernel: "+strings.Join(engine.Names(), ", ")+" (default the one that is used)")
+	f.StringVar(&cfg.output, "output", "margin", "`KIND` of output: margin or contribs")
 	f.DurationVar(&cfg.time, "time", 500*time.Millisecond, "how long to measure each batch")
 	f.BoolVar(&js, "json", false, "print JSON, an object a line and batch")
 	return cmd
@@ -113,8 +122,8 @@ func parseBatches(text string) ([]int, error) {
 	return batches, nil
 }
 
-// bench measures a model's batches, and gives what it measured to each.
-func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg benchConfig, each func(benchLine) error) error {
+// bench measures a model's batches, and shows what it measured of each.
+func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg benchConfig, show func(benchLine) error) error {
 	f := &m.Canonical().Forest
 	name, kernel := cfg.kernel, engine.ByName[T]("", f)
 	if name == "" {
@@ -125,21 +134,29 @@ func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg b
 		}
 		return usageError("--kernel: %s is not for this model", name)
 	}
+	run, each := kernel.Margins, m.NumMargins()
+	if cfg.output == "contribs" {
+		explainer, err := shap.New(f)
+		if err != nil {
+			return usageError("--output: %w", err)
+		}
+		run, each = func(dst []float64, rows []T, features int) { shap.Values(explainer, dst, rows, features, 1) }, m.NumContribs()
+	}
 	features := m.NumFeatures()
 	most := slices.Max(cfg.batches)
-	if size := most * (features + m.NumMargins()) * 8; size > maxBenchBytes {
-		return usageError("--batch: %d rows of %d features and %d margins are more than %d MB", most, features, m.NumMargins(), maxBenchBytes>>20)
+	if size := most * (features + each) * 8; size > maxBenchBytes {
+		return usageError("--batch: %d rows of %d features and %d values of output are more than %d MB", most, features, each, maxBenchBytes>>20)
 	}
 	rows, err := benchRows[T](m, cfg.input, most)
 	if err != nil {
 		return err
 	}
 	n := len(rows) / features
-	dst := make([]float64, most*m.NumMargins())
+	dst := make([]float64, most*each)
 	for _, batch := range cfg.batches {
 		at := 0 // the row at which the next batch begins
 		next := func() {
-			kernel.Margins(dst[:batch*m.NumMargins()], rows[at*features:(at+batch)*features], features)
+			run(dst[:batch*each], rows[at*features:(at+batch)*features], features)
 			if at += batch; at+batch > n {
 				at = 0
 			}
@@ -149,11 +166,11 @@ func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg b
 			return err
 		}
 		line := benchLine{
-			Model: path, Kernel: name, Output: "margin", Input: string(m.Input()), Batch: batch, Rows: n, Samples: len(samples),
+			Model: path, Kernel: name, Output: cfg.output, Input: string(m.Input()), Batch: batch, Rows: n, Samples: len(samples),
 			Min: samples[0] / float64(batch), Median: samples[len(samples)/2] / float64(batch), ModelBytes: m.Bytes(),
 		}
 		line.RowsPerS = 1e9 / line.Median
-		if err := each(line); err != nil {
+		if err := show(line); err != nil {
 			return err
 		}
 	}

@@ -1,24 +1,38 @@
 package shap
 
-import "math"
+import (
+	"math"
+	"unsafe"
+)
 
 // pass is what one pass of a tree over the rows of some lanes reads and writes.
 type pass struct {
 	nodes  []node
 	points int
-	masks  []byte    // of no node and then of each: the lanes whose row goes left
-	met    []byte    // the same: the lanes whose row meets all that the path asks of the node's feature
-	tables []float64 // of each table: τ of each point, then κ
-	c, t   []float64 // slots of C, of lanes values a point, and two of T for each of them
-	phi    []float64 // accumulators of lanes values
-	values []float64 // of the leaves
+	fast   passFunc   // nil: in Go
+	lanes  []laneBits // of no node, which all rows meet, and then of each
+	tables []float64  // of each table: τ of each point, then κ
+	c, t   []float64  // slots of C, of lanes values a point, and two of T for each of them
+	phi    []float64  // accumulators of lanes values
+	values []float64  // of the leaves
 }
 
-// run is a pass in Go, for the first lanes. That in assembly gives the same bits.
+// passFunc is a pass in assembly, of some points.
+type passFunc = func(nodes *byte, n int, lanes *byte, tables, c, t, phi, values *float64)
+
+// laneBits are the rows, a bit each, that go left at a node, and those that meet all that the path to it asks of its
+// feature.
+type laneBits struct{ left, met uint8 }
+
+// run is a pass, for the first lanes. In assembly it is one for all, with the same bits.
 func (p *pass) run(rows int) {
+	if p.fast != nil && len(p.nodes) > 0 {
+		p.fast((*byte)(unsafe.Pointer(&p.nodes[0])), len(p.nodes), (*byte)(unsafe.Pointer(&p.lanes[0])), &p.tables[0], &p.c[0], &p.t[0], &p.phi[0], &p.values[0])
+		return
+	}
 	for k := range p.nodes {
 		p.enter(k, rows)
-		for i, n := k, p.nodes[k].exits; n > 0; n-- {
+		for i, n := k, p.nodes[k].exits; n >= oneExit; n -= oneExit {
 			p.exit(i, rows)
 			i = int(p.nodes[i].parent) - 1
 		}
@@ -28,15 +42,16 @@ func (p *pass) run(rows int) {
 // enter finds the products with which the subtrees of a split begin.
 func (p *pass) enter(k, rows int) {
 	n := &p.nodes[k]
-	p.met[k+1] = p.met[n.same] & (p.masks[n.same] ^ side(n.flags, sameRight))
-	above := p.met[n.parent]
-	here := above & (p.masks[n.parent] ^ side(n.flags, isRight))
+	same, parent := p.lanes[n.same], p.lanes[n.parent]
+	p.lanes[k+1].met = same.met & (same.left ^ n.sameSide)
+	above := parent.met
+	here := above & (parent.left ^ n.side)
 	tau := p.tables[n.above/8:]
 	c := p.c[n.slot/8:]
-	parent := p.c[int(n.slot)/8-p.points*lanes:]
+	before := p.c[int(n.slot)/8-p.points*lanes:]
 	for lane := range rows {
 		for q := range p.points {
-			was, x, gain := parent[q*lanes+lane], 0.0, 0.0
+			was, x, gain := before[q*lanes+lane], 0.0, 0.0
 			if above>>lane&1 != 0 {
 				x = tau[q]
 			}
@@ -51,14 +66,14 @@ func (p *pass) enter(k, rows int) {
 // exit adds what a split gives to its feature, and completes the split, whose subtrees are complete.
 func (p *pass) exit(k, rows int) {
 	n := &p.nodes[k]
-	met, left := p.met[k+1], p.masks[k+1]
+	met, left := p.lanes[k+1].met, p.lanes[k+1].left
 	tau := p.tables[n.table/8:]
 	kappa := tau[p.points:]
 	c := p.c[n.slot/8:]
 	slot := p.points * lanes
 	t := p.t[2*n.slot/8:]
 	l, r := t[2*slot:], t[3*slot:]
-	if n.flags&isRight != 0 {
+	if n.side == onRight {
 		t = t[slot:]
 	}
 	for lane := range rows {
@@ -66,12 +81,12 @@ func (p *pass) exit(k, rows int) {
 		for q := range p.points {
 			at := q*lanes + lane
 			var below [2]float64
-			if n.flags&leftLeaf != 0 {
+			if n.exits&leftLeaf != 0 {
 				below[0] = p.values[n.leaf[0]/8]
 			} else {
 				below[0] = l[at]
 			}
-			if n.flags&rightLeaf != 0 {
+			if n.exits&rightLeaf != 0 {
 				below[1] = p.values[n.leaf[1]/8]
 			} else {
 				below[1] = r[at]
@@ -88,12 +103,4 @@ func (p *pass) exit(k, rows int) {
 		}
 		p.phi[int(n.phi)/8+lane] += sum
 	}
-}
-
-// side is all lanes when a flag says that they are those that do not go left.
-func side(flags, flag uint32) byte {
-	if flags&flag != 0 {
-		return 0xff
-	}
-	return 0
 }

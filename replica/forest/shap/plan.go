@@ -14,28 +14,32 @@ const tables = 2
 // maxPoints is the number of points that a pass takes at most. Trees that need more are gone through several times.
 const maxPoints = 8
 
-// node is a split in the order in which a pass comes to it, preorder. Assembly reads it: see engine/asm/shap.
+// node is a split in the order in which a pass comes to it, preorder. Assembly reads it, too: see engine/asm/shap.
 type node struct {
 	z           float64 // what of the parent's cover is this node's; 1 for a root
 	left, right float64 // what of this node's cover is its children's
 
 	table  uint32    // where its τ and κ begin among the tables, in bytes
 	above  uint32    // its parent's
-	phi    uint32    // the accumulator of its feature, in bytes
-	slot   uint32    // where its products C begin among the slots, in bytes; its parent's are those before
-	same   uint32    // which of the masks is that of the nearest node above with the same feature; 0: there is none
-	parent uint32    // which of the masks is the parent's
+	phi    uint32    // where the accumulators of its feature are, in bytes
+	slot   uint32    // where its products begin among the slots, in bytes; its parent's are those before
+	same   uint32    // the nearest node above with the same feature, counted from 1; 0: there is none
+	parent uint32    // counted from 1; 0: there is none
 	leaf   [2]uint32 // the children that are leaves, in bytes among the values
-	exits  uint32    // how many splits are complete when this node's subtrees that are leaves are: this one, its parent, …
-	flags  uint32
+	// exits is how many splits are complete after this one, if its children are leaves: itself, its parent, and so on.
+	// It stands above two bits that say whether the left and the right child are leaves.
+	exits    uint16
+	sameSide uint8 // 255 when the node is to the right of same
+	side     uint8 // 255 when it is its parent's right child
 }
 
-// The flags of a node.
+// The bits of exits.
 const (
-	leftLeaf  = 1 << 0 // the left child is a leaf
+	leftLeaf  = 1 << 0
 	rightLeaf = 1 << 1
-	isRight   = 1 << 2 // the node is its parent's right child
-	sameRight = 1 << 3 // the node is right of the one that same names
+	oneExit   = 1 << 2
+
+	onRight = 0xff
 )
 
 // nodeBytes is the size of a node.
@@ -77,13 +81,15 @@ type plan struct {
 	rules     map[int]rule // by the number of points
 	mirror    bool         // the two values of each leaf add up to 1
 	most      sizes        // of all trees
+	fast      [maxPoints + 1]passFunc
+	answers   func(lanes *byte, asks, columns *int32, n int) // nil: in Go
 }
 
 // asked is a split's question.
 type asked struct{ at, key int32 }
 
 func newPlan(f *model.Forest) *plan {
-	p := &plan{f: f, rules: map[int]rule{}, questions: engine.NewQuestions(f), base: make([]float64, f.Outputs)}
+	p := &plan{f: f, answers: engine.ShapAnswers(), rules: map[int]rule{}, questions: engine.NewQuestions(f), base: make([]float64, f.Outputs)}
 	p.splits = f.Splits[f.Trees[0].Split:f.Trees[f.NumTrees()].Split]
 	p.nodes = make([]node, 0, len(p.splits))
 	p.mirror = f.Width == 2 && mirrored(f)
@@ -199,7 +205,7 @@ func (g *grower) tree(number int) {
 			parent := &g.nodes[t.first+int(at.parent)]
 			n.parent, n.above, n.z = at.parent+1, parent.table, parent.left
 			if at.right {
-				n.flags |= isRight
+				n.side = onRight
 				n.z = parent.right
 			}
 			up := edge{phi: parent.phi, node: at.parent, right: at.right, z: n.z, before: g.latest[parent.phi]}
@@ -217,7 +223,7 @@ func (g *grower) tree(number int) {
 			e := &g.path[i-1]
 			n.same, n.table = e.node+1, tables+uint32(len(t.repeats))
 			if e.right {
-				n.flags |= sameRight
+				n.sameSide = onRight
 			}
 			t.repeats = append(t.repeats, e.z)
 		} else {
@@ -227,13 +233,13 @@ func (g *grower) tree(number int) {
 		left, right := part{k + 1, at.l, s.Right, at.depth + 1, k, false}, part{s.Right, at.l + s.Right - k, at.end, at.depth + 1, k, true}
 		n.left, n.right = ratio(cover(left.k, left.l), whole), ratio(cover(right.k, right.l), whole)
 		if right.k == right.end {
-			n.flags |= rightLeaf
+			n.exits |= rightLeaf
 			n.leaf[1] = right.l
 		} else {
 			waiting = append(waiting, right)
 		}
 		if left.k == left.end {
-			n.flags |= leftLeaf
+			n.exits |= leftLeaf
 			n.leaf[0] = left.l
 		} else {
 			waiting = append(waiting, left)
@@ -248,6 +254,7 @@ func (g *grower) tree(number int) {
 	n := (most + 1) / 2
 	t.passes = (n + maxPoints - 1) / maxPoints
 	t.points = (n + t.passes - 1) / t.passes
+	g.fast[t.points] = engine.ShapPass(t.points)
 	if all := t.points * t.passes; g.rules[all].at == nil {
 		at, weights := points(all)
 		g.rules[all] = rule{at, weights}
@@ -295,7 +302,7 @@ func (g *grower) exits(t *tree, splits []model.Split) {
 		if right := splits[k].Right; right < ends[k] {
 			ends[right] = ends[k]
 		}
-		g.nodes[t.first+int(ends[k])-1].exits++
+		g.nodes[t.first+int(ends[k])-1].exits += oneExit
 	}
 }
 
@@ -318,8 +325,8 @@ func (g *grower) means(t *tree, splits []model.Split) []float64 {
 		}
 		for k := len(splits) - 1; k >= 0; k-- { // children before their parents
 			n := &g.nodes[t.first+k]
-			left := of(n.flags&leftLeaf != 0, n.leaf[0], uint32(k)+1)
-			right := of(n.flags&rightLeaf != 0, n.leaf[1], splits[k].Right)
+			left := of(n.exits&leftLeaf != 0, n.leaf[0], uint32(k)+1)
+			right := of(n.exits&rightLeaf != 0, n.leaf[1], splits[k].Right)
 			mean[k] = float64(n.left*left) + float64(n.right*right)
 		}
 		out[o] = mean[0]

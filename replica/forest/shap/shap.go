@@ -67,8 +67,8 @@ func newScratch(p *plan) *scratch {
 		s.columns = make([]int32, s.block*p.questions.Stride())
 	}
 	s.sums = make([]float64, s.block*p.outputs()*len(p.features)*lanes)
-	s.masks, s.met = make([]byte, p.most.nodes+1), make([]byte, p.most.nodes+1)
-	s.masks[0], s.met[0] = 0xff, 0xff
+	s.lanes = make([]laneBits, p.most.nodes+1)
+	s.lanes[0] = laneBits{0xff, 0xff}
 	s.tables = make([]float64, p.most.tables)
 	s.c, s.t = make([]float64, p.most.slots), make([]float64, 2*p.most.slots+2*maxPoints*lanes)
 	return s
@@ -137,15 +137,15 @@ func block[T engine.Row](p *plan, s *scratch, rows []T, features int) {
 	clear(s.sums[:groups*group])
 	for t := range p.trees {
 		t := &p.trees[t]
-		s.nodes, s.points = p.nodes[t.first:t.end], t.points
+		s.nodes, s.points, s.fast = p.nodes[t.first:t.end], t.points, p.fast[t.points]
 		for i := range t.passes {
 			p.fill(s, t, i)
 			for g := range groups {
 				if p.questions != nil {
-					answer(s.masks[1:], p.asks[t.first:t.end], s.columns[g*stride:(g+1)*stride])
+					p.answer(s.lanes[1:], p.asks[t.first:t.end], s.columns[g*stride:(g+1)*stride])
 				} else {
 					last := min((g+1)*lanes*features, len(rows))
-					walk(p, s.masks[1:], p.splits[t.first:t.end], rows[g*lanes*features:last], features)
+					walk(p, s.lanes[1:], p.splits[t.first:t.end], rows[g*lanes*features:last], features)
 				}
 				for o := range min(p.f.Width, p.outputs()) {
 					at := g*group + (t.out+o)*len(p.features)*lanes
@@ -182,7 +182,11 @@ func (p *plan) fill(s *scratch, t *tree, number int) {
 }
 
 // answer finds which rows go left at each split.
-func answer(masks []byte, asks []asked, columns []int32) {
+func (p *plan) answer(bits []laneBits, asks []asked, columns []int32) {
+	if p.answers != nil && len(asks) > 0 {
+		p.answers(&bits[0].left, &asks[0].at, &columns[0], len(asks))
+		return
+	}
 	for k, a := range asks {
 		c := (*[lanes]int32)(columns[a.at:])
 		m := byte(0)
@@ -191,12 +195,12 @@ func answer(masks []byte, asks []asked, columns []int32) {
 				m |= 1 << lane
 			}
 		}
-		masks[k] = m
+		bits[k].left = m
 	}
 }
 
 // walk is answer without columns.
-func walk[T engine.Row](p *plan, masks []byte, splits []model.Split, rows []T, features int) {
+func walk[T engine.Row](p *plan, bits []laneBits, splits []model.Split, rows []T, features int) {
 	for k, s := range splits {
 		m := byte(0)
 		for lane, at := 0, s.Feature(); at < len(rows); lane, at = lane+1, at+features {
@@ -204,7 +208,7 @@ func walk[T engine.Row](p *plan, masks []byte, splits []model.Split, rows []T, f
 				m |= 1 << lane
 			}
 		}
-		masks[k] = m
+		bits[k].left = m
 	}
 }
 
