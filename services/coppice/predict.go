@@ -30,7 +30,8 @@ func predictCommand() *cobra.Command {
 			"  margin             what the trees add up to, before the link function\n" +
 			"  proba              a classifier's probabilities; proba_0, proba_1, ... for several targets\n" +
 			"  decision_function, score_samples   as scikit-learn has them\n" +
-			"  leaf               the leaf of every tree\n\n" +
+			"  leaf               the leaf of every tree\n" +
+			"  contribs           what each feature contributes to each margin (SHAP values), and the mean margin\n\n" +
 			"'coppice inspect' lists which of them a model has. Columns of .csv and .parquet files are found by the names of\n" +
 			"the model's features, if it has names, and otherwise taken in their order; what is empty or null is missing.\n" +
 			"Rows are read in blocks: a file may be larger than memory.\n\n" +
@@ -76,7 +77,7 @@ func predictCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&path, "model", "", "model `FILE`, of any format that Coppice reads")
 	f.StringVar(&input, "input", "", "`FILE` of rows, .npy, .csv or .parquet")
-	f.StringVar(&output, "output", "predict", "`KIND` of output: predict, margin, proba, leaf, ...")
+	f.StringVar(&output, "output", "predict", "`KIND` of output: predict, margin, proba, leaf, contribs, ...")
 	f.StringVar(&out, "out", "", ".npy `FILE` to write")
 	f.StringVar(&iterations, "iterations", "", "boosting rounds `FIRST:LAST` to use, without LAST (default all)")
 	f.StringVar(&stateDir, "state-dir", "", "`DIR`ectory in which imported models are kept (default $XDG_STATE_HOME/coppice)")

@@ -21,6 +21,7 @@ import (
 func verifyCommand() *cobra.Command {
 	var input, against, output, iterations string
 	var maxULP uint64
+	var tolerance float64
 	var js bool
 	cmd := &cobra.Command{
 		Use:   "verify MODEL",
@@ -29,6 +30,7 @@ func verifyCommand() *cobra.Command {
 			"numpy.save: element types, shapes and every bit. Any NaN equals any NaN. The kind of output is that by which\n" +
 			"the file is called (proba.npy) unless --output says it; margin_best.npy and the like are of the rounds up to\n" +
 			"the best one. The first differing rows are printed, then a line of totals.\n\n" +
+			"Libraries round contribs many times on the way: they count as equal up to --tolerance of the largest of their row.\n\n" +
 			"Exits with 0 when all rows are equal and with 1 when some differ.",
 		Example: "  coppice verify rf.joblib --input X.npy --against proba.npy\n" +
 			"  coppice verify booster.json --input X.npy --against P.npy --output predict --iterations 0:17\n" +
@@ -44,8 +46,14 @@ func verifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			switch {
+			case !cmd.Flags().Changed("tolerance"):
+				tolerance = tolerances[o.Kind]
+			case !(tolerance >= 0 && tolerance < 1):
+				return usageError("--tolerance is %v, it can be 0 to less than 1", tolerance)
+			}
 			p := newProgress(cmd.ErrOrStderr())
-			v, err := verifyFile(cmd.Context(), m, o, input, against, maxULP, p)
+			v, err := verifyFile(cmd.Context(), m, o, input, against, maxULP, tolerance, p)
 			p.end()
 			if err != nil {
 				return err
@@ -70,9 +78,13 @@ func verifyCommand() *cobra.Command {
 	f.StringVar(&output, "output", "", "`KIND` of output (default by the name of the file)")
 	f.StringVar(&iterations, "iterations", "", "boosting rounds `FIRST:LAST` to use, without LAST (default all)")
 	f.Uint64Var(&maxULP, "max-ulp", 0, "units in the last place up to which numbers count as equal")
+	f.Float64Var(&tolerance, "tolerance", 0, "`PART` of the largest number of a row up to which numbers count as equal (default 1e-06 for contribs, else 0)")
 	f.BoolVar(&js, "json", false, "print JSON")
 	return cmd
 }
+
+// tolerances are those of outputs that libraries do not work out to the last bit.
+var tolerances = map[string]float64{"contribs": 1e-6}
 
 // best marks files of outputs that stop at the best round.
 const best = "_best"
@@ -113,7 +125,9 @@ type verification struct {
 	Equal     bool   `json:"equal"`
 	// Largest is the largest difference: a number of units in the last place, sign for zeros of two signs, nan for a
 	// NaN where a number is, - where there is no distance.
-	Largest     string             `json:"largest_difference"`
+	Largest string `json:"largest_difference"`
+	// Relative is the largest difference as a part of the largest number of its row, if there is a tolerance.
+	Relative    float64            `json:"largest_relative,omitempty"`
 	Reason      string             `json:"reason,omitempty"` // why nothing could be compared
 	Differences []exact.Difference `json:"differences,omitempty"`
 }
@@ -125,7 +139,7 @@ const maxDifferences = 10
 var errUnlike = errors.New("unlike")
 
 // verifyFile compares an output for the rows of a file with another file.
-func verifyFile(ctx context.Context, m *forest.Model, o *forest.Output, input, against string, maxULP uint64, p *progress) (*verification, error) {
+func verifyFile(ctx context.Context, m *forest.Model, o *forest.Output, input, against string, maxULP uint64, tolerance float64, p *progress) (*verification, error) {
 	f, err := os.Open(against)
 	if err != nil {
 		return nil, err
@@ -136,7 +150,7 @@ func verifyFile(ctx context.Context, m *forest.Model, o *forest.Output, input, a
 		return nil, fmt.Errorf("%s: %w", against, err)
 	}
 	v := &verification{Output: o.Kind, Type: o.Type, Shape: append([]int{}, o.Shape...)}
-	c := &exact.Comparison{Type: o.Type, Shape: o.Shape, MaxULP: maxULP}
+	c := &exact.Comparison{Type: o.Type, Shape: o.Shape, MaxULP: maxULP, Tolerance: tolerance}
 	seen := -1
 	c.Each = func(d exact.Difference) {
 		if d.Row != seen && len(v.Differences) < maxDifferences { // one of a row is enough
@@ -183,7 +197,7 @@ func verifyFile(ctx context.Context, m *forest.Model, o *forest.Output, input, a
 	if err != nil && !errors.Is(err, errUnlike) {
 		return nil, err
 	}
-	v.Rows, v.Differing, v.Largest = c.Rows, c.Differing, c.Largest.String()
+	v.Rows, v.Differing, v.Largest, v.Relative = c.Rows, c.Differing, c.Largest.String(), c.Relative
 	v.Equal = v.Reason == "" && v.Differing == 0
 	return v, nil
 }
@@ -216,6 +230,10 @@ func (v *verification) print(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s: %s\n", v.Output, v.Reason)
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%s %s: %d rows, %d differ, largest difference in ulp: %s\n", v.Output, v.Type, v.Rows, v.Differing, v.Largest)
+	relative := ""
+	if v.Relative > 0 {
+		relative = fmt.Sprintf(", as a part of the largest of its row: %.2g", v.Relative)
+	}
+	_, err := fmt.Fprintf(w, "%s %s: %d rows, %d differ, largest difference in ulp: %s%s\n", v.Output, v.Type, v.Rows, v.Differing, v.Largest, relative)
 	return err
 }

@@ -20,13 +20,18 @@ type Comparison struct {
 	// MaxULP is the distance up to which two numbers count as equal, in units in the last place. 0: their bits must be
 	// equal, but any NaN equals any NaN.
 	MaxULP uint64
-	// Each is told every difference, those within MaxULP left out. May be nil.
+	// Tolerance is the distance up to which two floats count as equal, too, as a part of the largest magnitude that was
+	// expected in their row: for outputs in which libraries themselves round many times. 0: none.
+	Tolerance float64
+	// Each is told every difference, those within MaxULP and Tolerance left out. May be nil.
 	Each func(Difference)
 
 	// Rows were compared; Differing of them have a difference.
 	Rows, Differing int
-	// Largest is the largest difference of all, also within MaxULP.
+	// Largest is the largest difference of all, also within MaxULP and Tolerance.
 	Largest Distance
+	// Relative is the largest difference of two floats, as Tolerance has it, when that is not 0.
+	Relative float64
 
 	size, columns int
 }
@@ -121,6 +126,7 @@ func (c *Comparison) Add(want, got []byte) error {
 // compare looks at the elements of one row.
 func (c *Comparison) compare(want, got []byte) {
 	differs := false
+	within := c.tolerated(want)
 	for i := range c.columns {
 		w, g := want[i*c.size:(i+1)*c.size], got[i*c.size:(i+1)*c.size]
 		d := distance(c.Type, w, g)
@@ -130,6 +136,9 @@ func (c *Comparison) compare(want, got []byte) {
 		if d.Kind == Equal || (d.Kind <= Apart && c.MaxULP > 0 && d.ULP <= c.MaxULP) {
 			continue
 		}
+		if within != nil && d.Kind <= Apart && within(w, g) {
+			continue
+		}
 		differs = true
 		if c.Each != nil {
 			c.Each(Difference{Row: c.Rows, Index: c.index(i), Want: Format(c.Type, w), Got: Format(c.Type, g), Distance: d, Magnitude: d.String()})
@@ -137,6 +146,25 @@ func (c *Comparison) compare(want, got []byte) {
 	}
 	if differs {
 		c.Differing++
+	}
+}
+
+// tolerated tells of two floats of a row whether they are within Tolerance. Nil: there is none.
+func (c *Comparison) tolerated(want []byte) func(want, got []byte) bool {
+	if c.Tolerance <= 0 || c.Type[0] != 'f' {
+		return nil
+	}
+	largest := 0.0
+	for i := range c.columns {
+		largest = max(largest, math.Abs(float(want[i*c.size:(i+1)*c.size])))
+	}
+	return func(want, got []byte) bool {
+		d := math.Abs(float(want) - float(got))
+		if largest > 0 {
+			d /= largest
+		}
+		c.Relative = max(c.Relative, d)
+		return d <= c.Tolerance
 	}
 }
 

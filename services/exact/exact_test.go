@@ -96,6 +96,27 @@ func TestAdd(t *testing.T) {
 	}
 }
 
+// TestTolerance compares floats by the largest of their row.
+func TestTolerance(t *testing.T) {
+	want := f8(100, 1e-9, 0, 1e-9, -4, 1)
+	got := f8(100, 2e-9, 0, 2e-9, -4, math.NaN())
+	c := &Comparison{Type: "f8", Shape: []int{3}, Tolerance: 1e-10}
+	if err := c.Add(want[:24], got[:24]); err != nil || c.Differing != 0 || math.Abs(c.Relative-1e-11) > 1e-20 || c.Largest.ULP == 0 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if err := c.Add(want[24:], got[24:]); err != nil || c.Differing != 1 || math.Abs(c.Relative-2.5e-10) > 1e-18 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	c = &Comparison{Type: "f8", Shape: []int{2}, Tolerance: 1e-3}
+	if err := c.Add(f8(0, 0), f8(1e-4, 1)); err != nil || c.Differing != 1 || c.Relative != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	c = &Comparison{Type: "f8", Shape: []int{2}, Tolerance: 1}
+	if err := c.Add(f8(0, math.Inf(-1)), f8(math.NaN(), math.Inf(-1))); err != nil || c.Differing != 1 {
+		t.Errorf("NaN for a number: %+v, %v", c, err)
+	}
+}
+
 func TestFormat(t *testing.T) {
 	for _, tt := range []struct {
 		kind string
