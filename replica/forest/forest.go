@@ -67,7 +67,7 @@ type Model struct {
 	kernel    engine.Kernel[float32]
 	kernel64  engine.Kernel[float64]
 	explainer *shap.Explainer // nil when there are no contributions
-	allowance // which values rows may hold
+	allowance                 // which values rows may hold
 }
 
 // allowance says which values rows may hold.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,11 +56,42 @@ func TestGolden(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if want := elements(t, path); !bytes.Equal(got, want) {
+				want := elements(t, path)
+				if kind == "contribs" {
+					near(t, m, got, want)
+				} else if !bytes.Equal(got, want) {
 					t.Errorf("%s differs, in %d bytes of %d", path, len(got), len(want))
 				}
 			}
 		})
+	}
+}
+
+// near compares contributions, in which XGBoost has the errors of float32, and LightGBM those of float64.
+func near(t *testing.T, m *forest.Model, got, want []byte) {
+	t.Helper()
+	read, tolerance := func(b []byte, i int) float64 { return math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:])) }, 1e-13
+	size := 8
+	if m.Canonical().Forest.Single {
+		read, tolerance = func(b []byte, i int) float64 {
+			return float64(math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])))
+		}, 1e-6
+		size = 4
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d bytes, want %d", len(got), len(want))
+	}
+	each := m.NumFeatures() + 1
+	for at := 0; at < len(want)/size; at += each {
+		largest := 0.0
+		for i := at; i < at+each; i++ {
+			largest = max(largest, math.Abs(read(want, i)))
+		}
+		for i := at; i < at+each; i++ {
+			if d := read(got, i) - read(want, i); !(math.Abs(d) <= tolerance*largest) {
+				t.Fatalf("row or output %d, feature %d: %v, want %v, the largest is %v", at/each, i-at, read(got, i), read(want, i), largest)
+			}
+		}
 	}
 }
 

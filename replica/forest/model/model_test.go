@@ -94,6 +94,13 @@ func TestValidate(t *testing.T) {
 		{"values", func(m *Model) { m.Forest.Values = m.Forest.Values[:3] }, "3 leaf values"},
 		{"no values", func(m *Model) { m.Forest.Values = nil }, "0 leaf values"},
 		{"leaf ids", func(m *Model) { m.Forest.LeafIDs = []uint32{1} }, "1 leaf ids for 3 leaves"},
+		{"covers", func(m *Model) { m.Forest.Covers = make([]float64, 3) }, "3 covers for 4 nodes"},
+		{"covers of float32", func(m *Model) { m.Forest.Covers32 = make([]float32, 5) }, "5 covers for 4 nodes"},
+		{"no covers", func(m *Model) { m.Forest.Covers = []float64{} }, "0 covers for 4 nodes"},
+		{"covers twice", func(m *Model) { m.Forest.Covers, m.Forest.Covers32 = make([]float64, 4), make([]float32, 4) }, "both types"},
+		{"negative cover", func(m *Model) { m.Forest.Covers = []float64{1, 0, -1, 1} }, "cover 2 is -1"},
+		{"NaN cover", func(m *Model) { m.Forest.Covers32 = []float32{1, float32(math.NaN()), 1, 1} }, "cover 1 is NaN"},
+		{"infinite cover", func(m *Model) { m.Forest.Covers = []float64{math.Inf(1), 0, 1, 1} }, "cover 0 is +Inf"},
 		{"leaf row", func(m *Model) { m.Forest.Leaves[1] = 2 }, "leaf 1 gives row 2 of 2"},
 		{"value", func(m *Model) { m.Forest.Values[3] = math.NaN() }, "leaf value 3"},
 		{"right", func(m *Model) { m.Forest.Splits[0].Right = 0 }, "split 0: the right child is split 0"},
@@ -262,6 +269,46 @@ func TestBuilderLeafIDs(t *testing.T) {
 		f, err := b.Forest()
 		if !errors.Is(err, tt.err) || (err == nil && !slices.Equal(f.LeafIDs, tt.want)) {
 			t.Errorf("%v: got %v, %v", tt.ids, f.LeafIDs, err)
+		}
+	}
+}
+
+// TestBuilderCovers: a forest has covers when all nodes have one that makes sense, in float32 when that holds them.
+func TestBuilderCovers(t *testing.T) {
+	for _, tt := range []struct {
+		covers []float64
+		single []float32
+		double []float64
+	}{
+		{nil, nil, nil},
+		{[]float64{4, 3}, nil, nil},
+		{[]float64{4, 3, -1}, nil, nil},
+		{[]float64{4, 3, math.NaN()}, nil, nil},
+		{[]float64{4, 3, math.Inf(1)}, nil, nil},
+		{[]float64{4, 3, 0}, []float32{4, 3, 0}, nil},
+		{[]float64{1 << 25, 1<<25 - 1, 1}, nil, []float64{1 << 25, 1<<25 - 1, 1}},
+	} {
+		b := NewBuilder(Shape{Outputs: 1})
+		for i := range 3 {
+			add := b.Leaf
+			if i == 0 {
+				add = func(...float64) error { return b.Split(0, 0, 0) }
+			}
+			if err := add(1); err != nil {
+				t.Fatal(err)
+			}
+			if i < len(tt.covers) {
+				b.Cover(tt.covers[i])
+			}
+		}
+		f, err := b.Forest()
+		if err != nil || !slices.Equal(f.Covers, tt.double) || !slices.Equal(f.Covers32, tt.single) || f.HasCovers() != (tt.double != nil || tt.single != nil) {
+			t.Errorf("%v: got %v and %v, %v", tt.covers, f.Covers, f.Covers32, err)
+		}
+		for i := range 3 {
+			if f.HasCovers() && f.Cover(i) != tt.covers[i] {
+				t.Errorf("%v: cover %d is %v", tt.covers, i, f.Cover(i))
+			}
 		}
 	}
 }

@@ -34,6 +34,7 @@ func small(t testing.TB) *model.Model {
 		t.Fatal(err)
 	}
 	f.LeafIDs = []uint32{0, 1, 2, 3, 9, 7}
+	f.Covers32 = []float32{8, 8, 3, 5, 8, 2.5, 5.5, 0, 5.5}
 	f.Average = true
 	m := &model.Model{
 		Meta: model.Meta{
@@ -76,6 +77,36 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if diff := cmp.Diff(m, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestCovers keeps covers of both types, in sections that a reader may skip, and reads files without.
+func TestCovers(t *testing.T) {
+	m := small(t)
+	for _, tt := range []struct {
+		id     string
+		double []float64
+		single []float32
+	}{{"CVR4", nil, []float32{8, 8, 3, 5, 8, 2, 6, 0, 6}}, {"CVR8", []float64{8, 8, 3.1, 4.9, 8, 2, 6, 0, 6}, nil}, {"", nil, nil}} {
+		m.Forest.Covers, m.Forest.Covers32 = tt.double, tt.single
+		b := encode(t, m)
+		got, err := Decode(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(m, got); diff != "" {
+			t.Error(diff)
+		}
+		flags := map[string]uint32{}
+		for i := range int(binary.LittleEndian.Uint32(b[12:])) {
+			e := b[headerBytes+i*entryBytes:]
+			flags[string(e[:4])] = binary.LittleEndian.Uint32(e[4:])
+		}
+		for _, id := range []string{"CVR4", "CVR8"} {
+			if at, ok := flags[id]; ok != (id == tt.id) || (ok && at != flagOptional) {
+				t.Errorf("%s: sections with flags %v", tt.id, flags)
+			}
+		}
 	}
 }
 
@@ -187,6 +218,10 @@ func TestForged(t *testing.T) {
 		{"feature beyond", forge(b, "SPLT", put(4, 2)), model.ErrInvalid, "feature 2 of 2"},
 		{"NaN threshold", forge(b, "SPLT", put(0, math.Float32bits(float32(math.NaN())))), model.ErrInvalid, "NaN"},
 		{"leaf row beyond", forge(b, "LEAF", put(4, 4)), model.ErrInvalid, "row 4"},
+		{"infinite cover", forge(b, "CVR4", put(8, 0x7f800000)), model.ErrInvalid, "cover 2 is +Inf"},
+		{"negative cover", forge(b, "CVR4", put(8, 0x80000001)), model.ErrInvalid, "cover 2 is -"},
+		{"a cover less", resize(b, "CVR4", 32), model.ErrInvalid, "8 covers for 9 nodes"},
+		{"no cover", resize(b, "CVR4", 0), model.ErrInvalid, "0 covers for 9 nodes"},
 		{"infinite value", forge(b, "VAL8", put(4, 0x7ff00000)), model.ErrInvalid, "Inf"},
 		{"trees overlap", forge(b, "TREE", put(8, 5)), model.ErrInvalid, "tree"},
 		{"total beyond", forge(b, "TREE", put(3*8, 1<<31)), model.ErrInvalid, "tree"},
@@ -393,10 +428,10 @@ func FuzzDecode(f *testing.F) {
 // FuzzSections has the content of the sections fuzzed, in a file that is otherwise right: it gets to what is
 // checked behind the checksums.
 func FuzzSections(f *testing.F) {
-	ids := [7]string{"META", "TREE", "SPLT", "LEAF", "VAL8", "LFID", "GOLD"}
-	add := func(c [7][]byte) { f.Add(c[0], c[1], c[2], c[3], c[4], c[5], c[6]) }
+	ids := [8]string{"META", "TREE", "SPLT", "LEAF", "VAL8", "LFID", "CVR4", "GOLD"}
+	add := func(c [8][]byte) { f.Add(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]) }
 	b := encode(f, small(f))
-	var content [7][]byte
+	var content [8][]byte
 	for i, id := range ids {
 		rebuild(b, id, func(d []byte) []byte {
 			content[i] = bytes.Clone(d)
@@ -412,9 +447,9 @@ func FuzzSections(f *testing.F) {
 	some := content
 	some[0] = bytes.Replace(content[0], []byte(`"features":2`), []byte(`"features":1`), 1)
 	add(some)
-	f.Fuzz(func(t *testing.T, meta, trees, splits, leaves, values, leafIDs, golden []byte) {
+	f.Fuzz(func(t *testing.T, meta, trees, splits, leaves, values, leafIDs, covers, golden []byte) {
 		data := b
-		for i, d := range [][]byte{meta, trees, splits, leaves, values, leafIDs, golden} {
+		for i, d := range [][]byte{meta, trees, splits, leaves, values, leafIDs, covers, golden} {
 			data = rebuild(data, ids[i], func([]byte) []byte { return d })
 		}
 		decodeAny(t, data)

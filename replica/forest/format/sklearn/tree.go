@@ -34,7 +34,7 @@ type importer struct {
 	in       *inputs // what becomes of a row before the trees see it
 	subset   []int   // features of the tree that comes, among those of the forest; nil: all of them
 	// value makes what a leaf of one value adds to the sum. Nil: its value.
-	value func(l leaf) (float64, error)
+	value   func(l leaf) (float64, error)
 	covered bool // the covers of nodes are kept
 	// budget is what the arrays of all trees may still take, in bytes. Objects of a pickle may be referred
 	// to many times, and a small file could mean the same large tree a million times over.
