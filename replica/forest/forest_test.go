@@ -7,12 +7,15 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/coppice-mesh/coppice/replica/forest"
 	"github.com/coppice-mesh/coppice/replica/forest/format"
 	"github.com/coppice-mesh/coppice/replica/forest/internal/race"
+	"github.com/coppice-mesh/coppice/replica/forest/model"
+	"github.com/coppice-mesh/coppice/replica/forest/shap"
 	"github.com/coppice-mesh/coppice/replica/forest/train"
 )
 
@@ -297,5 +300,95 @@ func TestOpen(t *testing.T) {
 	}
 	if _, err := forest.Open(dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a directory: %v", err)
+	}
+}
+
+// Contribs says how much each feature has to do with a margin, and what the margin is on average.
+func ExampleModel_Contribs() {
+	m, err := forest.Open(irisFile)
+	if err != nil {
+		panic(err)
+	}
+	row := []float32{6.0, 2.9, 4.5, 1.5}
+	contribs := make([]float64, m.NumContribs())
+	if err := m.Contribs(contribs, row, 1); err != nil {
+		panic(err)
+	}
+	each := m.NumFeatures() + 1
+	versicolor := contribs[each : 2*each] // the second class
+	sum := 0.0
+	for i, v := range versicolor {
+		if sum += v; i < m.NumFeatures() {
+			fmt.Printf("feature %d: %.3f\n", i, v)
+		} else {
+			fmt.Printf("average: %.3f\ntogether: %.3f\n", v, sum)
+		}
+	}
+	// Output:
+	// feature 0: 0.034
+	// feature 1: 0.008
+	// feature 2: 0.283
+	// feature 3: 0.329
+	// average: 0.346
+	// together: 1.000
+}
+
+// TestContribs: contributions of every model that has some add up to its margins, also those of some rounds.
+func TestContribs(t *testing.T) {
+	paths, err := filepath.Glob("testdata/golden/*/model.*")
+	if err != nil || len(paths) < 10 {
+		t.Fatalf("%d models: %v", len(paths), err)
+	}
+	with := 0
+	for _, path := range paths {
+		m, err := forest.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := readRows(t, filepath.Join(filepath.Dir(path), "X.npy"))
+		n := len(rows) / m.NumFeatures()
+		if linear := m.Canonical().Forest.Linear != nil; linear {
+			if err := m.Contribs64(make([]float64, n*m.NumContribs()), rows, 1); !errors.Is(err, shap.ErrNone) {
+				t.Errorf("%s: %v", path, err)
+			}
+			if _, err := m.Output("contribs"); !errors.Is(err, forest.ErrOutput) {
+				t.Errorf("%s: %v", path, err)
+			}
+			continue
+		}
+		if len(m.Info().Lost) > 0 && slices.Contains(m.Info().Lost, model.LostCovers) {
+			t.Errorf("%s has no covers", path)
+		}
+		with++
+		part, err := m.Rounds(0, max(1, m.NumRounds()/2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []*forest.Model{m, part} {
+			contribs, margins := make([]float64, n*m.NumContribs()), make([]float64, n*m.NumMargins())
+			if err := errors.Join(m.Contribs64(contribs, rows, 2), m.Margins64(margins, rows)); err != nil {
+				t.Fatal(err)
+			}
+			tolerance := 1e-13
+			if m.Canonical().Forest.Single {
+				tolerance = 1e-6 // margins are sums of float32
+			}
+			each := m.NumFeatures() + 1
+			for i, margin := range margins {
+				sum, size := 0.0, 0.0
+				for _, v := range contribs[i*each : (i+1)*each] {
+					sum, size = sum+v, size+math.Abs(v)
+				}
+				if !(math.Abs(sum-margin) <= tolerance*size) {
+					t.Fatalf("%s, margin %d: %v, its contributions add up to %v", path, i, margin, sum)
+				}
+			}
+		}
+		if err := m.Contribs64(make([]float64, m.NumContribs()-1), rows[:m.NumFeatures()], 1); !errors.Is(err, forest.ErrShape) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if with < 10 {
+		t.Errorf("%d models have contributions", with)
 	}
 }

@@ -63,9 +63,9 @@ func benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure how fast a model predicts",
 		Long: "Measure how long the engine of the replicas takes for the margins of batches of rows, or for what each feature\n" +
-			"contributes to them, on one thread, without a server. Batches go through the rows of the file again and again; without a file, through random rows around the\n" +
-			"model's thresholds. Rows have the type in which the model compares. The least time is what the machine can do,\n" +
-			"the median what it did.",
+			"contributes to them, on one thread, without a server. Batches go through the rows of the file again and again;\n" +
+			"without a file, through random rows around the model's thresholds. Rows have the type in which the model\n" +
+			"compares. The least time is what the machine can do, the median what it did.",
 		Example: "  coppice bench --model rf.joblib\n" +
 			"  coppice bench --model booster.json --input X.npy --batch 1,512\n" +
 			"  coppice bench --model m.coppice --batch 8192 --kernel scalar --json | jq .ns_per_row_min",

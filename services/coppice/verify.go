@@ -78,7 +78,7 @@ func verifyCommand() *cobra.Command {
 	f.StringVar(&output, "output", "", "`KIND` of output (default by the name of the file)")
 	f.StringVar(&iterations, "iterations", "", "boosting rounds `FIRST:LAST` to use, without LAST (default all)")
 	f.Uint64Var(&maxULP, "max-ulp", 0, "units in the last place up to which numbers count as equal")
-	f.Float64Var(&tolerance, "tolerance", 0, "`PART` of the largest number of a row up to which numbers count as equal (default 1e-06 for contribs, else 0)")
+	f.Float64Var(&tolerance, "tolerance", 0, "`PART` of a row's largest number up to which numbers count as equal (default 1e-06 for contribs)")
 	f.BoolVar(&js, "json", false, "print JSON")
 	return cmd
 }

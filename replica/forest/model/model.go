@@ -349,8 +349,16 @@ type Meta struct {
 	Source    Source   `json:"source"`
 }
 
+// MaxCovered is the largest number of nodes of a random forest whose covers are kept: they make its file half as large
+// again, and are there to explain predictions, for which larger forests take long.
+const MaxCovered = 1_000_000
+
 // LostCovers is what Lost says of a model whose covers are not there or make no sense.
-const LostCovers = "covers of nodes, without which there are no contribs"
+const (
+	LostCovers = "covers of nodes, without which there are no contribs"
+	// LostLarge is the same of a forest of more than MaxCovered nodes.
+	LostLarge = "covers of more than 1000000 nodes, without which there are no contribs"
+)
 
 // The shapes in which libraries give a row's leaves.
 const (

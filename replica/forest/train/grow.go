@@ -20,13 +20,16 @@ type tree struct {
 type node struct {
 	feature   int32
 	threshold float32
+	weight    uint32 // rows that reach it, as often as they were drawn
 }
 
 // mixedLeaf is the feature of a leaf whose values stand in tree.values. The numbers below it are leaves with a
 // single class: they are most, and their values would be mostly zeros.
 const mixedLeaf = -1
 
-func classLeaf(class int32) node { return node{feature: mixedLeaf - 1 - class} }
+func classLeaf(class int32, weight uint32) node {
+	return node{feature: mixedLeaf - 1 - class, weight: weight}
+}
 
 func (n node) class() int32 { return mixedLeaf - 1 - n.feature }
 
@@ -124,7 +127,7 @@ func (g *grower) grow(ctx context.Context, seed [32]byte) (*tree, error) {
 			continue
 		}
 		values := g.cols.values[s.feature]
-		g.nodes = append(g.nodes, node{s.feature, between(values[s.low], values[s.high])})
+		g.nodes = append(g.nodes, node{s.feature, between(values[s.low], values[s.high]), uint32(g.weight)})
 		mid := at.from + g.partition(rows, s)
 		g.stack = append(g.stack,
 			todo{mid, at.to, at.depth + 1, at.constants},
@@ -205,15 +208,15 @@ func (g *grower) lookRegress(rows []uint32) {
 func (g *grower) leaf(rows []uint32) error {
 	switch {
 	case g.cfg.Task == model.Regress:
-		g.nodes = append(g.nodes, node{feature: mixedLeaf})
+		g.nodes = append(g.nodes, node{feature: mixedLeaf, weight: uint32(g.weight)})
 		g.values = append(g.values, g.mean)
 	case g.pure:
-		g.nodes = append(g.nodes, classLeaf(g.data.Labels[rows[0]]))
+		g.nodes = append(g.nodes, classLeaf(g.data.Labels[rows[0]], uint32(g.weight)))
 	default:
 		if g.room.Add(-int64(len(g.total))) < 0 {
 			return ErrTooLarge
 		}
-		g.nodes = append(g.nodes, node{feature: mixedLeaf})
+		g.nodes = append(g.nodes, node{feature: mixedLeaf, weight: uint32(g.weight)})
 		for _, w := range g.total {
 			g.values = append(g.values, float64(w)/float64(g.weight))
 		}

@@ -288,6 +288,9 @@ func treeSeed(seed uint64, t int) (s [32]byte) {
 type joiner struct {
 	b   *model.Builder
 	one []float64 // a leaf with a single class; all zero between uses
+	// covered counts the nodes whose covers were given, up to model.MaxCovered: without one for every node the forest has
+	// none.
+	covered int
 }
 
 func newJoiner(cfg Config, data *Data) *joiner {
@@ -317,6 +320,10 @@ func (j *joiner) add(t *tree) error {
 		if err != nil {
 			return err
 		}
+		if j.covered < model.MaxCovered {
+			j.covered++
+			j.b.Cover(float64(n.weight))
+		}
 	}
 	return nil
 }
@@ -329,6 +336,9 @@ func describe(cfg Config, data *Data, f model.Forest) *model.Model {
 		Source: model.Source{Library: "coppice", Kind: "RandomForestRegressor"},
 	}}
 	m.Forest.Average = true
+	if !f.HasCovers() {
+		m.Meta.Lost = []string{model.LostLarge}
+	}
 	if cfg.Task == model.Classify {
 		m.Meta.Source.Kind = "RandomForestClassifier"
 		m.Meta.Predict = model.PredictLabel

@@ -111,8 +111,8 @@ func (r *reader) estimator(o *pickle.Object, in *inputs) (*model.Model, error) {
 	}
 	switch {
 	case e.m.Forest.HasCovers():
-	case e.m.Forest.NumNodes() > maxCovered:
-		e.m.Meta.Lost = append(e.m.Meta.Lost, fmt.Sprintf("covers of nodes, of which there are more than %d, without which there are no contribs", maxCovered))
+	case e.m.Forest.NumNodes() > model.MaxCovered:
+		e.m.Meta.Lost = append(e.m.Meta.Lost, model.LostLarge)
 	default:
 		e.m.Meta.Lost = append(e.m.Meta.Lost, model.LostCovers)
 	}

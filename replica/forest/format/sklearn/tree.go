@@ -55,10 +55,6 @@ type leaf struct {
 // visit is a node and the number of nodes on the path to it, with it.
 type visit struct{ id, path int }
 
-// maxCovered is the largest number of nodes of a model whose covers are kept: they make its file half as large again,
-// and their use is to explain predictions, for which larger models take long.
-const maxCovered = 1_000_000
-
 // reserve makes room for the nodes that the trees of a file claim, up to what a file of size bytes has room for.
 func (im *importer) reserve(trees []*pickle.Dict, size int64) {
 	const nodeBytes = 64 // of a node in every version; its values come on top
@@ -71,7 +67,7 @@ func (im *importer) reserve(trees []*pickle.Dict, size int64) {
 			nodes = min(nodes+max(0, min(n, size)), size/nodeBytes)
 		}
 	}
-	im.covered = nodes <= maxCovered
+	im.covered = nodes <= model.MaxCovered
 	// A full binary tree has one leaf more than splits.
 	splits := int(nodes) / 2
 	im.b.Grow(splits, splits+len(trees))
