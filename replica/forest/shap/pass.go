@@ -3,22 +3,21 @@ package shap
 import (
 	"math"
 	"unsafe"
+
+	"github.com/coppice-mesh/coppice/replica/forest/engine"
 )
 
 // pass is what one pass of a tree over the rows of some lanes reads and writes.
 type pass struct {
 	nodes  []node
 	points int
-	fast   passFunc   // nil: in Go
-	lanes  []laneBits // of no node, which all rows meet, and then of each
-	tables []float64  // of each table: τ of each point, then κ
-	c, t   []float64  // slots of C, of lanes values a point, and two of T for each of them
-	phi    []float64  // accumulators of lanes values
-	values []float64  // of the leaves
+	fast   engine.ShapPass // nil: in Go
+	lanes  []laneBits      // of no node, which all rows meet, and then of each
+	tables []float64       // of each table: τ of each point, then κ
+	c, t   []float64       // slots of C, of lanes values a point, and two of T for each of them
+	phi    []float64       // accumulators of lanes values
+	values []float64       // of the leaves
 }
-
-// passFunc is a pass in assembly, of some points.
-type passFunc = func(nodes *byte, n int, lanes *byte, tables, c, t, phi, values *float64)
 
 // laneBits are the rows, a bit each, that go left at a node, and those that meet all that the path to it asks of its
 // feature.

@@ -76,22 +76,24 @@ type plan struct {
 	nodes     []node
 	asks      []asked // of the nodes
 	splits    []model.Split
-	values    []float64    // of the leaves of a tree for its first output, then for the next one
-	base      []float64    // what each output is on average
-	rules     map[int]rule // by the number of points
-	mirror    bool         // the two values of each leaf add up to 1
-	most      sizes        // of all trees
-	fast      [maxPoints + 1]passFunc
-	answers   func(lanes *byte, asks, columns *int32, n int) // nil: in Go
+	values    []float64       // of the leaves of a tree for its first output, then for the next one
+	base      []float64       // what each output is on average
+	rules     map[int]rule    // by the number of points
+	mirror    bool            // the two values of each leaf add up to 1
+	most      sizes           // of all trees
+	code      engine.ShapCode // empty: the code is Go
 }
 
 // asked is a split's question.
 type asked struct{ at, key int32 }
 
 func newPlan(f *model.Forest) *plan {
-	p := &plan{f: f, answers: engine.ShapAnswers(), rules: map[int]rule{}, questions: engine.NewQuestions(f), base: make([]float64, f.Outputs)}
+	p := &plan{f: f, rules: map[int]rule{}, questions: engine.NewQuestions(f), base: make([]float64, f.Outputs)}
 	p.splits = f.Splits[f.Trees[0].Split:f.Trees[f.NumTrees()].Split]
 	p.nodes = make([]node, 0, len(p.splits))
+	if codes := engine.ShapCodes(); len(codes) > 0 {
+		p.code = codes[0]
+	}
 	p.mirror = f.Width == 2 && mirrored(f)
 	copy(p.base, f.Base)
 	slots := map[int]uint32{}
@@ -254,7 +256,6 @@ func (g *grower) tree(number int) {
 	n := (most + 1) / 2
 	t.passes = (n + maxPoints - 1) / maxPoints
 	t.points = (n + t.passes - 1) / t.passes
-	g.fast[t.points] = engine.ShapPass(t.points)
 	if all := t.points * t.passes; g.rules[all].at == nil {
 		at, weights := points(all)
 		g.rules[all] = rule{at, weights}

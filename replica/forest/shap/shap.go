@@ -137,7 +137,7 @@ func block[T engine.Row](p *plan, s *scratch, rows []T, features int) {
 	clear(s.sums[:groups*group])
 	for t := range p.trees {
 		t := &p.trees[t]
-		s.nodes, s.points, s.fast = p.nodes[t.first:t.end], t.points, p.fast[t.points]
+		s.nodes, s.points, s.fast = p.nodes[t.first:t.end], t.points, p.code.Passes[t.points]
 		for i := range t.passes {
 			p.fill(s, t, i)
 			for g := range groups {
@@ -183,8 +183,8 @@ func (p *plan) fill(s *scratch, t *tree, number int) {
 
 // answer finds which rows go left at each split.
 func (p *plan) answer(bits []laneBits, asks []asked, columns []int32) {
-	if p.answers != nil && len(asks) > 0 {
-		p.answers(&bits[0].left, &asks[0].at, &columns[0], len(asks))
+	if p.code.Answers != nil && len(asks) > 0 {
+		p.code.Answers(&bits[0].left, &asks[0].at, &columns[0], len(asks))
 		return
 	}
 	for k, a := range asks {

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"unsafe"
+
+	"github.com/coppice-mesh/coppice/replica/forest/engine"
 )
 
 // atEnd has a copy of values at the end of a page that no page follows: reading or writing beyond it ends the test.
@@ -44,7 +46,7 @@ func TestMemory(t *testing.T) {
 			}
 			e.Prepare()
 			p := e.plan
-			if p.answers == nil {
+			if p.code.Answers == nil {
 				t.Skip("the processor has not what it takes")
 			}
 			const rows = 11
@@ -54,16 +56,18 @@ func TestMemory(t *testing.T) {
 			Values(e, want, x, s.features, 1)
 
 			p.nodes, p.asks, p.values = atEnd(t, p.nodes), atEnd(t, p.asks), atEnd(t, p.values)
-			sc := newScratch(p)
-			sc.columns, sc.lanes, sc.tables = atEnd(t, sc.columns), atEnd(t, sc.lanes), atEnd(t, sc.tables)
-			sc.c, sc.t, sc.sums = atEnd(t, sc.c), atEnd(t, sc.t[:2*p.most.slots]), atEnd(t, sc.sums)
-			block(p, sc, x, s.features)
-			got := make([]float64, each)
-			for i := range rows {
-				p.gather(sc, i, got, s.features)
-				for j, v := range got {
-					if math.Float64bits(v) != math.Float64bits(want[i*each+j]) {
-						t.Fatalf("row %d, value %d: %v, want %v", i, j, v, want[i*each+j])
+			for _, p.code = range engine.ShapCodes() {
+				sc := newScratch(p)
+				sc.columns, sc.lanes, sc.tables = atEnd(t, sc.columns), atEnd(t, sc.lanes), atEnd(t, sc.tables)
+				sc.c, sc.t, sc.sums = atEnd(t, sc.c), atEnd(t, sc.t[:2*p.most.slots]), atEnd(t, sc.sums)
+				block(p, sc, x, s.features)
+				got := make([]float64, each)
+				for i := range rows {
+					p.gather(sc, i, got, s.features)
+					for j, v := range got {
+						if math.Float64bits(v) != math.Float64bits(want[i*each+j]) {
+							t.Fatalf("%s, row %d, value %d: %v, want %v", p.code.Name, i, j, v, want[i*each+j])
+						}
 					}
 				}
 			}

@@ -393,17 +393,15 @@ func TestTextbook(t *testing.T) {
 	}
 }
 
-// explained are the contributions of rows as bits, by passes in assembly or in Go.
-func explained[T engine.Row](t *testing.T, f *model.Forest, rows []T, features, threads int, assembly bool) []uint64 {
+// explained are the contributions of rows as bits.
+func explained[T engine.Row](t *testing.T, f *model.Forest, rows []T, features, threads int, code engine.ShapCode) []uint64 {
 	t.Helper()
 	e, err := New(f)
 	if err != nil {
 		t.Fatal(err)
 	}
 	e.Prepare()
-	if !assembly {
-		e.plan.fast, e.plan.answers = [maxPoints + 1]passFunc{}, nil
-	}
+	e.plan.code = code
 	dst := make([]float64, len(rows)/features*f.Outputs*(features+1))
 	Values(e, dst, rows, features, threads)
 	bits := make([]uint64, len(dst))
@@ -413,7 +411,7 @@ func explained[T engine.Row](t *testing.T, f *model.Forest, rows []T, features, 
 	return bits
 }
 
-// TestSameBits: contributions depend on neither assembly, threads, the rows beside a row, nor on their type.
+// TestSameBits: contributions depend on neither the processor, threads, the rows beside a row, nor on their type.
 func TestSameBits(t *testing.T) {
 	all := map[string]style{}
 	maps.Copy(all, styles)
@@ -432,15 +430,24 @@ func TestSameBits(t *testing.T) {
 				rows32[i] = float32(v)
 			}
 			each := s.outputs * (s.features + 1)
-			want := explained(t, f, rows, s.features, 1, false)
+			want := explained(t, f, rows, s.features, 1, engine.ShapCode{})
+			for _, code := range engine.ShapCodes() {
+				if got := explained(t, f, rows, s.features, 1, code); !slices.Equal(got, want) {
+					t.Fatalf("%s: other bits", code.Name)
+				}
+			}
+			var code engine.ShapCode
+			if codes := engine.ShapCodes(); len(codes) > 0 {
+				code = codes[0]
+			}
 			for _, n := range []int{0, 1, 7, 8, 9, 16, 8 * blockGroups, 8*blockGroups + 1, most} {
 				for _, threads := range []int{1, 2, 3, 64} {
-					if got := explained(t, f, rows[:n*s.features], s.features, threads, true); !slices.Equal(got, want[:n*each]) {
+					if got := explained(t, f, rows[:n*s.features], s.features, threads, code); !slices.Equal(got, want[:n*each]) {
 						t.Fatalf("%d rows, %d threads: other bits", n, threads)
 					}
 				}
 			}
-			if got := explained(t, f, rows32, s.features, 2, true); !slices.Equal(got, want) {
+			if got := explained(t, f, rows32, s.features, 2, code); !slices.Equal(got, want) {
 				t.Fatal("float32 rows: other bits")
 			}
 		})

@@ -4,48 +4,94 @@
 
 package simd
 
-// ShapAnswers writes for n splits which of 8 rows go left: those whose value is at most the key. asks has for each
-// where the values are in columns, and the key. lanes has two bytes for each, of which the first is written.
+// ShapAnswers writes for n splits which of 8 rows go left: those whose value is at most the key. asks has for each where
+// the values are in columns, and the key. lanes has two bytes for each, of which the first is written.
 //
 //go:noescape
 func ShapAnswers(lanes *byte, asks *int32, columns *int32, n int)
 
-// Shap1 is shap's pass over n nodes, of 1 points, with AVX-512.
+// Shap1 is shap's pass of 1 points over n nodes.
 //
 //go:noescape
 func Shap1(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
 
-// Shap2 is shap's pass over n nodes, of 2 points, with AVX-512.
+// Shap2 is shap's pass of 2 points over n nodes.
 //
 //go:noescape
 func Shap2(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
 
-// Shap3 is shap's pass over n nodes, of 3 points, with AVX-512.
+// Shap3 is shap's pass of 3 points over n nodes.
 //
 //go:noescape
 func Shap3(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
 
-// Shap4 is shap's pass over n nodes, of 4 points, with AVX-512.
+// Shap4 is shap's pass of 4 points over n nodes.
 //
 //go:noescape
 func Shap4(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
 
-// Shap5 is shap's pass over n nodes, of 5 points, with AVX-512.
+// Shap5 is shap's pass of 5 points over n nodes.
 //
 //go:noescape
 func Shap5(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
 
-// Shap6 is shap's pass over n nodes, of 6 points, with AVX-512.
+// Shap6 is shap's pass of 6 points over n nodes.
 //
 //go:noescape
 func Shap6(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
 
-// Shap7 is shap's pass over n nodes, of 7 points, with AVX-512.
+// Shap7 is shap's pass of 7 points over n nodes.
 //
 //go:noescape
 func Shap7(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
 
-// Shap8 is shap's pass over n nodes, of 8 points, with AVX-512.
+// Shap8 is shap's pass of 8 points over n nodes.
 //
 //go:noescape
 func Shap8(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
+
+// ShapAnswersAVX2 writes for n splits which of 8 rows go left: those whose value is at most the key. asks has for each where
+// the values are in columns, and the key. lanes has two bytes for each, of which the first is written.
+//
+//go:noescape
+func ShapAnswersAVX2(lanes *byte, asks *int32, columns *int32, n int)
+
+// Shap1AVX2 is shap's pass of 1 points over n nodes.
+//
+//go:noescape
+func Shap1AVX2(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
+
+// Shap2AVX2 is shap's pass of 2 points over n nodes.
+//
+//go:noescape
+func Shap2AVX2(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
+
+// Shap3AVX2 is shap's pass of 3 points over n nodes.
+//
+//go:noescape
+func Shap3AVX2(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
+
+// Shap4AVX2 is shap's pass of 4 points over n nodes.
+//
+//go:noescape
+func Shap4AVX2(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
+
+// Shap5AVX2 is shap's pass of 5 points over n nodes.
+//
+//go:noescape
+func Shap5AVX2(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
+
+// Shap6AVX2 is shap's pass of 6 points over n nodes.
+//
+//go:noescape
+func Shap6AVX2(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
+
+// Shap7AVX2 is shap's pass of 7 points over n nodes.
+//
+//go:noescape
+func Shap7AVX2(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
+
+// Shap8AVX2 is shap's pass of 8 points over n nodes.
+//
+//go:noescape
+func Shap8AVX2(nodes *byte, n int, lanes *byte, tables *float64, c *float64, t *float64, phi *float64, values *float64)
