@@ -46,20 +46,29 @@ func (p *pass) enter(k, rows int) {
 	above := parent.met
 	here := above & (parent.left ^ n.side)
 	tau := p.tables[n.above/8:]
-	c := p.c[n.slot/8:]
-	before := p.c[int(n.slot)/8-p.points*lanes:]
-	for lane := range rows {
-		for q := range p.points {
-			was, x, gain := before[q*lanes+lane], 0.0, 0.0
-			if above>>lane&1 != 0 {
-				x = tau[q]
-			}
-			if here>>lane&1 != 0 {
-				gain = was * x
-			}
-			c[q*lanes+lane] = math.FMA(n.z, math.FMA(-was, x, was), gain)
+	at := int(n.slot) / 8
+	for q := range p.points {
+		before, c := values(p.c, at-(p.points-q)*lanes), values(p.c, at+q*lanes)
+		for lane := range uint(rows) & (2*lanes - 1) {
+			was, x := before[lane%lanes], keep(tau[q], above>>lane)
+			gain := keep(was*x, here>>lane)
+			c[lane%lanes] = math.FMA(n.z, math.FMA(-was, x, was), gain)
 		}
 	}
+}
+
+// values are those of all lanes from a place on.
+func values(s []float64, at int) *[lanes]float64 { return (*[lanes]float64)(s[at : at+lanes]) }
+
+// choose is a if the lowest bit is set, and else b.
+func choose(a, b float64, bits uint8) float64 {
+	x, y := math.Float64bits(a), math.Float64bits(b)
+	return math.Float64frombits(y ^ (x^y)&-uint64(bits&1))
+}
+
+// keep is a number if the lowest bit is set, and else 0, without a jump: which it is cannot be foreseen.
+func keep(v float64, bits uint8) float64 {
+	return math.Float64frombits(math.Float64bits(v) & -uint64(bits&1))
 }
 
 // exit adds what a split gives to its feature, and completes the split, whose subtrees are complete.
@@ -68,38 +77,42 @@ func (p *pass) exit(k, rows int) {
 	met, left := p.lanes[k+1].met, p.lanes[k+1].left
 	tau := p.tables[n.table/8:]
 	kappa := tau[p.points:]
-	c := p.c[n.slot/8:]
 	slot := p.points * lanes
-	t := p.t[2*n.slot/8:]
-	l, r := t[2*slot:], t[3*slot:]
+	at := 2 * int(n.slot) / 8
+	to := at
 	if n.side == onRight {
-		t = t[slot:]
+		to += slot
 	}
-	for lane := range rows {
-		sum := 0.0
-		for q := range p.points {
-			at := q*lanes + lane
-			var below [2]float64
-			if n.exits&leftLeaf != 0 {
-				below[0] = p.values[n.leaf[0]/8]
-			} else {
-				below[0] = l[at]
+	var below [2]*[lanes]float64
+	var leaf [2][lanes]float64
+	for child := range below {
+		if n.exits>>child&1 != 0 {
+			for lane := range leaf[child] {
+				leaf[child][lane] = p.values[n.leaf[child]/8]
 			}
-			if n.exits&rightLeaf != 0 {
-				below[1] = p.values[n.leaf[1]/8]
-			} else {
-				below[1] = r[at]
-			}
-			mean := math.FMA(n.right, below[1], n.left*below[0])
-			hot := below[^left>>lane&1]
-			x, y := 0.0, 0.0
-			if met>>lane&1 != 0 {
-				x, y = tau[q], kappa[q]
-			}
-			gain := hot - mean
-			sum = math.FMA(c[at]*y, gain, sum)
-			t[at] = math.FMA(x, gain, mean)
+			below[child] = &leaf[child]
 		}
-		p.phi[int(n.phi)/8+lane] += sum
+	}
+	var sum [lanes]float64
+	for q := range p.points {
+		l, r := below[0], below[1]
+		if l == nil {
+			l = values(p.t, at+2*slot+q*lanes)
+		}
+		if r == nil {
+			r = values(p.t, at+3*slot+q*lanes)
+		}
+		c, t := values(p.c, int(n.slot)/8+q*lanes), values(p.t, to+q*lanes)
+		for lane := range uint(rows) & (2*lanes - 1) {
+			i := lane % lanes
+			mean := math.FMA(n.right, r[i], n.left*l[i])
+			gain := choose(l[i], r[i], left>>lane) - mean
+			sum[i] = math.FMA(c[i]*keep(kappa[q], met>>lane), gain, sum[i])
+			t[i] = math.FMA(keep(tau[q], met>>lane), gain, mean)
+		}
+	}
+	phi := values(p.phi, int(n.phi)/8)
+	for lane := range uint(rows) & (2*lanes - 1) {
+		phi[lane%lanes] += sum[lane%lanes]
 	}
 }

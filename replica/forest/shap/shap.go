@@ -13,6 +13,9 @@ import (
 // ErrNone is wrapped by the error about a forest that has no contributions.
 var ErrNone = errors.New("no contributions")
 
+// maxSplits is the largest number of splits of a tree: nodes have places of 32 bits.
+const maxSplits = 1 << 24
+
 // Explainer works out the contributions of one forest. Its methods may be called by several goroutines at once.
 type Explainer struct {
 	f       *model.Forest
@@ -29,6 +32,11 @@ func New(f *model.Forest) (*Explainer, error) {
 		return nil, fmt.Errorf("%w: its leaves are linear", ErrNone)
 	case !f.HasCovers():
 		return nil, fmt.Errorf("%w: the covers of its nodes are not known", ErrNone)
+	}
+	for t := range f.NumTrees() {
+		if n := f.Trees[t+1].Split - f.Trees[t].Split; n > maxSplits {
+			return nil, fmt.Errorf("%w: tree %d has %d splits, %d are possible", ErrNone, t, n, maxSplits)
+		}
 	}
 	return &Explainer{f: f}, nil
 }

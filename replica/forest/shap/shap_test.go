@@ -522,6 +522,10 @@ func TestNone(t *testing.T) {
 	if _, err := New(f); !errors.Is(err, ErrNone) {
 		t.Error(err)
 	}
+	f = &model.Forest{Trees: []model.Tree{{}, {Split: maxSplits + 1, Leaf: maxSplits + 2}}, Covers: []float64{1}}
+	if _, err := New(f); !errors.Is(err, ErrNone) {
+		t.Error(err)
+	}
 }
 
 // TestAllocations: on one thread nothing is allocated.
