@@ -134,13 +134,14 @@ func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg b
 		}
 		return usageError("--kernel: %s is not for this model", name)
 	}
-	run, each := kernel.Margins, m.NumMargins()
+	run, each, size := kernel.Margins, m.NumMargins(), m.Bytes
 	if cfg.output == "contribs" {
 		explainer, err := shap.New(f)
 		if err != nil {
 			return usageError("--output: %w", err)
 		}
 		run, each = func(dst []float64, rows []T, features int) { shap.Values(explainer, dst, rows, features, 1) }, m.NumContribs()
+		size = func() int { return f.Bytes() + explainer.Bytes() }
 	}
 	features := m.NumFeatures()
 	most := slices.Max(cfg.batches)
@@ -167,7 +168,7 @@ func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg b
 		}
 		line := benchLine{
 			Model: path, Kernel: name, Output: cfg.output, Input: string(m.Input()), Batch: batch, Rows: n, Samples: len(samples),
-			Min: samples[0] / float64(batch), Median: samples[len(samples)/2] / float64(batch), ModelBytes: m.Bytes(),
+			Min: samples[0] / float64(batch), Median: samples[len(samples)/2] / float64(batch), ModelBytes: size(),
 		}
 		line.RowsPerS = 1e9 / line.Median
 		if err := show(line); err != nil {

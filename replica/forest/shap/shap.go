@@ -3,7 +3,6 @@ package shap
 import (
 	"errors"
 	"fmt"
-
 	"sync"
 
 	"github.com/coppice-mesh/coppice/replica/forest/engine"
