@@ -2,7 +2,7 @@
 // pred_contrib and the path-dependent TreeExplainer of the package shap define them for trees.
 //
 //	shap.go         the explainer: rows in blocks, a tree after the other, threads
-//	plan.go         a forest as passes go through it
+//	plan.go         a forest as passes go through it; grow.go lays its trees out
 //	pass.go         a pass of a tree over 8 rows, in Go; engine/asm/shap has it in assembly, with the same bits
 //	quadrature.go   the points and weights of a pass
 //

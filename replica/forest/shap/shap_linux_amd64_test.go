@@ -27,7 +27,7 @@ func atEnd[E any](t *testing.T, values []E) []E {
 	if err := syscall.Mprotect(memory[mapped:], syscall.PROT_NONE); err != nil {
 		t.Fatal(err)
 	}
-	at := unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(memory[mapped-size:]))), len(values)) //nolint:gosec // it lies in memory
+	at := unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(memory[mapped-size:]))), len(values))
 	copy(at, values)
 	return at
 }
