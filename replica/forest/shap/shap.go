@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/coppice-mesh/coppice/replica/forest/engine"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
@@ -97,23 +98,30 @@ func Values[T engine.Row](e *Explainer, dst []float64, rows []T, features, threa
 	e.Prepare()
 	n := len(rows) / features
 	each := e.f.Outputs * (features + 1)
-	threads = min(threads, (n+lanes-1)/lanes)
+	groups := (n + lanes - 1) / lanes
+	threads = min(threads, groups)
 	if threads <= 1 {
 		explain(e, dst, rows, features)
 		return
 	}
+	// Several parts for each, since a thread may be held up.
+	part := max(1, min(blockGroups, groups/(4*threads))) * lanes
+	var next atomic.Int64
 	var wait sync.WaitGroup
-	for i := range threads {
-		from, to := share(n, i, threads), share(n, i+1, threads)
-		wait.Go(func() { explain(e, dst[from*each:to*each], rows[from*features:to*features], features) })
+	for range threads {
+		wait.Go(func() {
+			for {
+				to := int(next.Add(int64(part)))
+				from := to - part
+				if from >= n {
+					return
+				}
+				to = min(to, n)
+				explain(e, dst[from*each:to*each], rows[from*features:to*features], features)
+			}
+		})
 	}
 	wait.Wait()
-}
-
-// share is the first of n rows that thread i of several has: a whole number of lanes.
-func share(n, i, threads int) int {
-	groups := (n + lanes - 1) / lanes
-	return min(n, groups*i/threads*lanes)
 }
 
 func explain[T engine.Row](e *Explainer, dst []float64, rows []T, features int) {
