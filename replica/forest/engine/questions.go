@@ -7,7 +7,7 @@ import "github.com/coppice-mesh/coppice/replica/forest/model"
 type Questions struct{ ask *ask }
 
 // QuestionRows is the number of rows whose columns lie side by side.
-const QuestionRows = laneCount
+const QuestionRows = 8
 
 // NewQuestions finds the columns of a forest, or gives nil when its leaves are linear or its sets are too many: then
 // GoesLeft answers.
@@ -19,17 +19,26 @@ func NewQuestions(f *model.Forest) *Questions {
 }
 
 // Stride is the number of values that QuestionRows rows take.
-func (q *Questions) Stride() int { return (len(q.ask.columns) + 1) * laneCount }
+func (q *Questions) Stride() int { return len(q.ask.columns) * QuestionRows }
 
 // Of is where the first row's value for a split stands, and the key: a row goes left when its value is not above it.
 func (q *Questions) Of(s model.Split) (at, key int32) {
 	column, key := q.ask.question(s)
-	return int32(column) * laneCount, key
+	return int32(column) * QuestionRows, key
 }
 
-// Answer works out the columns of rows: Stride values for each QuestionRows of them, of which the last may lack some.
+// Answer works out the columns of rows: Stride values for each QuestionRows of them, of which the last may lack some, whose
+// values are those of before.
 func Answer[T Row](q *Questions, dst []int32, rows []T, features int) {
-	fill(q.ask.columns, dst, rows, features)
+	for lane := 0; len(rows) > 0; rows = rows[features:] {
+		for i := range q.ask.columns {
+			c := &q.ask.columns[i]
+			dst[i*QuestionRows+lane] = value(c, rows[c.feature])
+		}
+		if lane++; lane == QuestionRows {
+			dst, lane = dst[q.Stride():], 0
+		}
+	}
 }
 
 // GoesLeft answers the question of a split for the value of its feature.

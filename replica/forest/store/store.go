@@ -272,7 +272,7 @@ func (s *Store) imported(source string) (*Entry, error) {
 func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash+".coppice") }
 
 // importer is part of the name under which an import is found again: it changes when an importer does.
-const importer = "5"
+const importer = "6"
 
 func (s *Store) sourcePath(sum string) string {
 	return filepath.Join(s.dir, "source-"+importer+"-"+sum)
