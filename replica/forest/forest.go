@@ -110,6 +110,9 @@ func (m *Model) With(o Options) (*Model, error) { return newModel(m.m, o) }
 // Plan says which kernels evaluate a batch of so many rows.
 func (m *Model) Plan(rows int) []engine.Step { return m.engine.Plan(rows) }
 
+// Costs are what each kernel that takes the model would cost for such a batch, in nanoseconds.
+func (m *Model) Costs(rows int) map[string]float64 { return m.engine.Costs(rows) }
+
 // Shares says for each kernel that is used how it evaluates the trees.
 func (m *Model) Shares() map[string][]engine.Share { return m.engine.Shares() }
 

@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	maxBenchRows  = 1 << 20
-	maxBenchBytes = 1 << 30 // of the rows of all batches
+	maxBenchRows    = 1 << 20
+	maxBenchThreads = 1024
+	maxBenchBytes   = 1 << 30 // of the rows of all batches
 	// benchSample is how long one sample takes at least: long against the clock and its reading.
 	benchSample = 2 * time.Millisecond
 	// benchSeed makes the rows of a model for which no file of rows is given.
@@ -36,6 +37,7 @@ type benchConfig struct {
 	input   string
 	batches []int
 	kernel  string
+	threads int
 	output  string
 	time    time.Duration // for each batch
 }
@@ -43,7 +45,8 @@ type benchConfig struct {
 // benchLine is what was measured of one batch.
 type benchLine struct {
 	Model      string  `json:"model"`
-	Kernel     string  `json:"kernel"`
+	Kernel     string  `json:"kernel"` // those of the plan, joined by "+"
+	Threads    int     `json:"threads"`
 	Output     string  `json:"output"`
 	Input      string  `json:"input"` // the type of the rows
 	Batch      int     `json:"batch"`
@@ -63,11 +66,12 @@ func benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure how fast a model predicts",
 		Long: "Measure how long the engine of the replicas takes for the margins of batches of rows, or for what each feature\n" +
-			"contributes to them, on one thread, without a server. Batches go through the rows of the file again and again;\n" +
+			"contributes to them, without a server. Batches go through the rows of the file again and again;\n" +
 			"without a file, through random rows around the model's thresholds. Rows have the type in which the model\n" +
 			"compares. The least time is what the machine can do, the median what it did.",
 		Example: "  coppice bench --model rf.joblib\n" +
 			"  coppice bench --model booster.json --input X.npy --batch 1,512\n" +
+			"  coppice bench --model booster.json --batch 65536 --threads 2\n" +
 			"  coppice bench --model m.coppice --batch 8192 --kernel scalar --json | jq .ns_per_row_min",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
@@ -79,6 +83,9 @@ func benchCommand() *cobra.Command {
 			}
 			if cfg.time <= 0 {
 				return usageError("--time is %v, it must be above 0", cfg.time)
+			}
+			if cfg.threads < 1 || cfg.threads > maxBenchThreads {
+				return usageError("--threads is %d, it can be 1 to %d", cfg.threads, maxBenchThreads)
 			}
 			if cfg.output != "margin" && cfg.output != "contribs" {
 				return usageError("--output is %q, it can be margin or contribs", cfg.output)
@@ -103,7 +110,8 @@ func benchCommand() *cobra.Command {
 	f.StringVar(&path, "model", "", "model `FILE`, of any format that Coppice reads")
 	f.StringVar(&cfg.input, "input", "", "`FILE` of rows, .npy, .csv or .parquet")
 	f.StringVar(&batches, "batch", "1,8,64,512,8192", "`ROWS` of a batch, or several of them")
-	f.StringVar(&cfg.kernel, "kernel", "", "`NAME` of a kernel: "+strings.Join(engine.Names(), ", ")+" (default the one that is used)")
+	f.StringVar(&cfg.kernel, "kernel", "", "`NAME` of a kernel: "+strings.Join(engine.Names(), ", ")+" (default those that cost the least)")
+	f.IntVar(&cfg.threads, "threads", 1, "`N` threads at most, over which large batches are split")
 	f.StringVar(&cfg.output, "output", "margin", "`KIND` of output: margin or contribs")
 	f.DurationVar(&cfg.time, "time", 500*time.Millisecond, "how long to measure each batch")
 	f.BoolVar(&js, "json", false, "print JSON, an object a line and batch")
@@ -125,22 +133,20 @@ func parseBatches(text string) ([]int, error) {
 // bench measures a model's batches, and shows what it measured of each.
 func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg benchConfig, show func(benchLine) error) error {
 	f := &m.Canonical().Forest
-	name, kernel := cfg.kernel, engine.ByName[T]("", f)
-	if name == "" {
-		name = "auto"
-	} else if kernel = engine.ByName[T](name, f); kernel == nil {
-		if !slices.Contains(engine.Names(), name) {
-			return usageError("--kernel is %q, it can be %s", name, strings.Join(engine.Names(), ", "))
-		}
-		return usageError("--kernel: %s is not for this model", name)
+	e, err := engine.New(f, engine.Options{Kernel: cfg.kernel, Threads: cfg.threads})
+	if err != nil {
+		return usageError("--kernel: %w", err)
 	}
-	run, each, size := kernel.Margins, m.NumMargins(), m.Bytes
+	kernel := engine.Of[T](e)
+	run, each, size := kernel.Margins, m.NumMargins(), func() int { return f.Bytes() + e.Bytes() }
+	name := func(batch int) string { return planned(e.Plan(batch)) }
 	if cfg.output == "contribs" {
 		explainer, err := shap.New(f)
 		if err != nil {
 			return usageError("--output: %w", err)
 		}
-		run, each = func(dst []float64, rows []T, features int) { shap.Values(explainer, dst, rows, features, 1) }, m.NumContribs()
+		run, each = func(dst []float64, rows []T, features int) { shap.Values(explainer, dst, rows, features, cfg.threads) }, m.NumContribs()
+		name = func(int) string { return "shap" }
 		size = func() int { return f.Bytes() + explainer.Bytes() }
 	}
 	features := m.NumFeatures()
@@ -167,7 +173,7 @@ func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg b
 			return err
 		}
 		line := benchLine{
-			Model: path, Kernel: name, Output: cfg.output, Input: string(m.Input()), Batch: batch, Rows: n, Samples: len(samples),
+			Model: path, Kernel: name(batch), Threads: cfg.threads, Output: cfg.output, Input: string(m.Input()), Batch: batch, Rows: n, Samples: len(samples),
 			Min: samples[0] / float64(batch), Median: samples[len(samples)/2] / float64(batch), ModelBytes: size(),
 		}
 		line.RowsPerS = 1e9 / line.Median
@@ -176,6 +182,15 @@ func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg b
 		}
 	}
 	return nil
+}
+
+// planned names the kernels of a plan.
+func planned(plan []engine.Step) string {
+	var names []string
+	for _, s := range plan {
+		names = append(names, s.Kernel)
+	}
+	return strings.Join(names, "+")
 }
 
 // sample calls a function for some time and gives the nanoseconds of a call in each sample, ascending. The first

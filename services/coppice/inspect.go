@@ -18,12 +18,12 @@ import (
 )
 
 func inspectCommand() *cobra.Command {
-	var js, trees, verify bool
+	var js, trees, verify, plan bool
 	cmd := &cobra.Command{
 		Use:     "inspect MODEL",
 		Short:   "Say what a model file is",
 		Long:    "Say what a model file is: where it comes from, what it predicts, how large it is, and what of it is not kept.\nNothing in the file is executed.",
-		Example: "  coppice inspect rf.joblib\n  coppice inspect booster.json --trees\n  coppice inspect m.coppice --verify\n  coppice inspect m.coppice --json | jq .trees",
+		Example: "  coppice inspect rf.joblib\n  coppice inspect booster.json --trees\n  coppice inspect m.coppice --verify\n  coppice inspect booster.json --plan\n  coppice inspect m.coppice --json | jq .trees",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := forest.Open(args[0])
@@ -40,6 +40,9 @@ func inspectCommand() *cobra.Command {
 				}
 				d.Verified = true
 			}
+			if plan {
+				d.Plan = newPlan(m)
+			}
 			if trees && js {
 				d.Lines = treeLines(m)
 			}
@@ -51,6 +54,7 @@ func inspectCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVar(&js, "json", false, "print JSON")
+	f.BoolVar(&plan, "plan", false, "say which kernel evaluates batches of some sizes, how, and what that should take")
 	f.BoolVar(&trees, "trees", false, "print a line for each tree, too")
 	f.BoolVar(&verify, "verify", false, "prove the structure and evaluate the golden rows with every kernel")
 	return cmd
@@ -90,6 +94,7 @@ type description struct {
 	Categories model.Categories `json:"categories,omitempty"` // how values become categories
 	Verified   bool             `json:"verified,omitempty"`
 	forest.Info
+	Plan  *plan      `json:"plan,omitempty"`
 	Lines []treeLine `json:"tree_list,omitempty"`
 }
 
@@ -174,7 +179,10 @@ func (d *description) print(w io.Writer, js bool) error {
 	if d.Verified {
 		line("verified", fmt.Sprintf("the structure, and %d golden rows by every kernel", info.Golden))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil || d.Plan == nil {
+		return err
+	}
+	return d.Plan.print(w)
 }
 
 var taken = map[bool]string{true: "taken", false: "refused"}

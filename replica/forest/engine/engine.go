@@ -123,7 +123,8 @@ type Engine struct {
 	of32    []Kernel[float32]
 	of64    []Kernel[float64]
 	best    [maxRows + 1]uint8 // the kernel for as many rows, and the last one for more
-	split   int                // rows from which on threads share them
+	costs   map[string]*[maxRows + 1]float64
+	split   int // rows from which on threads share them
 	pool32  sync.Pool
 	pool64  sync.Pool
 }
@@ -134,7 +135,7 @@ func New(f *model.Forest, o Options) (*Engine, error) {
 	var forced layout
 	if o.Kernel != "" {
 		if !slices.Contains(Names(), o.Kernel) {
-			return nil, fmt.Errorf("%w: %q, there are %s", ErrKernel, o.Kernel, strings.Join(Names(), ", "))
+			return nil, fmt.Errorf("%w: %q, it can be %s", ErrKernel, o.Kernel, strings.Join(Names(), ", "))
 		}
 		if forced = layoutOf(&parts{f: f}, o.Kernel); forced == nil {
 			return nil, fmt.Errorf("%w: %s is not for this model, or not for this processor", ErrKernel, o.Kernel)
@@ -176,11 +177,19 @@ func (e *Engine) prepare() {
 			names, layouts = append(names, k.name), append(layouts, l)
 		}
 	}
+	e.costs = map[string]*[maxRows + 1]float64{}
+	for i, l := range layouts {
+		costs := new([maxRows + 1]float64)
+		for rows := range costs {
+			costs[rows] = l.cost(max(rows, 1))
+		}
+		e.costs[names[i]] = costs
+	}
 	index := map[int]uint8{} // of layouts: those that are the best for some batch stay
 	for rows := range e.best {
 		best := 0
 		for i := range layouts {
-			if layouts[i].cost(max(rows, 1)) < layouts[best].cost(max(rows, 1)) {
+			if e.costs[names[i]][rows] < e.costs[names[best]][rows] {
 				best = i
 			}
 		}
@@ -217,10 +226,14 @@ type portion struct {
 
 // portion is the first one of as many rows: those of whole blocks, and then the rest.
 func (e *Engine) portion(rows int) portion {
-	if rows < maxRows {
+	last := e.best[maxRows]
+	switch tail := rows % maxRows; {
+	case rows < maxRows:
 		return portion{e.best[rows], rows}
+	case e.best[tail] == last:
+		return portion{last, rows}
 	}
-	return portion{e.best[maxRows], rows / maxRows * maxRows}
+	return portion{last, rows / maxRows * maxRows}
 }
 
 func (e *Engine) portions(rows int) []portion {
@@ -264,6 +277,19 @@ func (e *Engine) Plan(rows int) []Step {
 		plan = append(plan, Step{e.names[s.kernel], s.rows, e.layouts[s.kernel].cost(s.rows)})
 	}
 	return plan
+}
+
+// Costs are what each kernel that takes the forest would cost for a batch, by the cost model: nanoseconds on one thread.
+func (e *Engine) Costs(rows int) map[string]float64 {
+	e.Prepare()
+	all := map[string]float64{}
+	for name, costs := range e.costs {
+		all[name] = costs[rows%maxRows] + costs[maxRows]*float64(rows/maxRows)
+		if rows%maxRows == 0 {
+			all[name] -= costs[0]
+		}
+	}
+	return all
 }
 
 // Shares says for each kernel that is used how it evaluates the trees.

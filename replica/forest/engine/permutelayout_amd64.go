@@ -118,12 +118,12 @@ func (w *permuteForest) kernels() (Kernel[float32], Kernel[float64]) {
 func (w *permuteForest) cost(rows int) float64 {
 	together := rows / permuteRows * permuteRows // of which each waits less
 	heaps := permuteHeap*float64(rows-together) + permuteHeaps*float64(together)
-	return float64(rows)*(permutePiece*float64(len(w.pieces))+permuteBlock*float64(w.roots.len())+permuteDeep*float64(len(w.deep))) +
+	return float64(rows)*(permutePiece*float64(len(w.pieces))+permuteBlock*float64(len(w.places)-len(w.heaps))+permuteDeep*float64(len(w.deep))) +
 		heaps*float64(len(w.heaps))
 }
 
 func (w *permuteForest) shares() []Share {
-	n := map[string]int{"as heaps of 6 levels": len(w.heaps), "as blocks of 31 splits": w.roots.len()}
+	n := map[string]int{"as heaps of 6 levels": len(w.heaps), "as blocks of 31 splits": len(w.places) - len(w.heaps)}
 	maps.DeleteFunc(n, func(_ string, trees int) bool { return trees == 0 })
 	return sharesOf(n)
 }
