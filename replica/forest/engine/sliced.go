@@ -36,7 +36,7 @@ type slicedForest struct {
 	scratch  sync.Pool
 }
 
-// section is a run of trees whose answers fit the processor's cache together.
+// section is a run of trees whose answers gates can name together.
 type section struct {
 	first  int // tree
 	trees  []slicedTree
@@ -71,8 +71,9 @@ type leafTable struct {
 }
 
 const (
-	// sectionAnswers bounds the slices of a section's answers: they are 64 bytes each.
-	sectionAnswers = 9000
+	// sectionAnswers bounds the slices of a section's answers. More sections would need less memory at a time, and ask again
+	// what they have in common: that costs more than a cache that is too small.
+	sectionAnswers = maxSlices - sliceBits*maxLeaves - 64
 	// The tables of leaves may take tableTimes as much as the forest, and a bit: a small file can hold a million trees
 	// that are leaves.
 	tableTimes = 8

@@ -463,6 +463,7 @@ func transpose() {
 	for i := range a {
 		a[i] = ZMM()
 		VMOVDQU32_Z(Mem{Base: from}, k, a[i])
+		PREFETCHT1(Mem{Base: from, Disp: 64}) // the values that are asked for next, if the row has them
 		if i < 15 {
 			ADDQ(stride, from)
 		}
