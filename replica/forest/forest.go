@@ -63,6 +63,7 @@ var (
 // Model is a forest that is ready to predict.
 type Model struct {
 	m         *model.Model
+	options   Options // with a stride
 	engine    *engine.Engine
 	kernel    engine.Kernel[float32]
 	kernel64  engine.Kernel[float64]
@@ -93,18 +94,33 @@ func New(m *model.Model) *Model {
 }
 
 func newModel(m *model.Model, o Options) (*Model, error) {
-	e, err := engine.New(&m.Forest, o)
+	if o.Stride == 0 {
+		o.Stride = m.Meta.Features
+	}
+	if o.Stride < m.Meta.Features {
+		return nil, fmt.Errorf("%w: a stride of %d, a row has %d features", ErrShape, o.Stride, m.Meta.Features)
+	}
+	e, err := engine.New(&m.Forest, engine.Options{Kernel: o.Kernel, Threads: o.Threads})
 	if err != nil {
 		return nil, err
 	}
 	explainer, _ := shap.New(&m.Forest) // Contribs says why there is none
-	return &Model{m, e, engine.Of[float32](e), engine.Of[float64](e), explainer, allowance{m.Meta.Missing, m.Meta.Infinite}}, nil
+	return &Model{m, o, e, engine.Of[float32](e), engine.Of[float64](e), explainer, allowance{m.Meta.Missing, m.Meta.Infinite}}, nil
 }
 
-// Options say how a model is evaluated: by which kernel, on how many threads. The answers do not depend on them.
-type Options = engine.Options
+// Options say how a model is evaluated. The answers do not depend on them. The zero value is what New takes.
+type Options struct {
+	// Kernel is the name of the only kernel to use, of engine.Names. Empty: those that cost the least.
+	Kernel string
+	// Threads is how many a large batch is split over, at most. 0: as many as Go uses, GOMAXPROCS.
+	Threads int
+	// Stride is the number of values from the beginning of a row to that of the next, at least NumFeatures: what is
+	// between them is skipped. 0: NumFeatures.
+	Stride int
+}
 
-// With is the model evaluated otherwise. It shares the arrays of m. Its error wraps engine.ErrKernel.
+// With is the model evaluated otherwise. It shares the arrays of m. Its error wraps engine.ErrKernel, or ErrShape for a
+// stride that is too small.
 func (m *Model) With(o Options) (*Model, error) { return newModel(m.m, o) }
 
 // Plan says which kernels evaluate a batch of so many rows.
@@ -128,7 +144,7 @@ func (m *Model) Rounds(first, last int) (*Model, error) {
 	}
 	part := &model.Model{Meta: m.m.Meta, Forest: m.m.Forest.Slice(first, last)}
 	part.Meta.Best = 0
-	return newModel(part, m.engine.Options())
+	return newModel(part, m.options)
 }
 
 // Canonical is the model's canonical form. It must not be changed.
@@ -205,7 +221,7 @@ func predict[T engine.Row](m *Model, k engine.Kernel[T], dst []float64, rows []T
 	if err != nil {
 		return err
 	}
-	k.Margins(dst[:n*m.NumMargins()], rows, m.NumFeatures())
+	k.Margins(dst[:n*m.NumMargins()], rows, m.options.Stride)
 	return m.Scores(dst, dst[:n*m.NumMargins()])
 }
 
@@ -220,7 +236,7 @@ func margins[T engine.Row](m *Model, k engine.Kernel[T], dst []float64, rows []T
 	if _, err := count(m, rows, len(dst), m.NumMargins(), "margins"); err != nil {
 		return err
 	}
-	k.Margins(dst, rows, m.NumFeatures())
+	k.Margins(dst, rows, m.options.Stride)
 	return nil
 }
 
@@ -235,7 +251,7 @@ func leaves[T engine.Row](m *Model, k engine.Kernel[T], dst []int64, rows []T) e
 	if _, err := count(m, rows, len(dst), m.NumTrees(), "leaves"); err != nil {
 		return err
 	}
-	k.Leaves(dst, rows, m.NumFeatures())
+	k.Leaves(dst, rows, m.options.Stride)
 	return nil
 }
 
@@ -264,7 +280,7 @@ func contribs[T engine.Row](m *Model, dst []float64, rows []T, threads int) erro
 	if _, err := count(m, rows, len(dst), m.NumContribs(), "contributions"); err != nil {
 		return err
 	}
-	shap.Values(m.explainer, dst, rows, m.NumFeatures(), threads)
+	shap.Values(m.explainer, dst, rows, m.options.Stride, m.NumFeatures(), threads)
 	return nil
 }
 
@@ -294,14 +310,22 @@ func (m *Model) Scores(dst, margins []float64) error {
 
 // count is the number of rows, for which dst must have room.
 func count[T engine.Row](m *Model, rows []T, room, each int, of string) (int, error) {
-	n := len(rows) / m.NumFeatures()
-	if len(rows)%m.NumFeatures() != 0 {
-		return 0, fmt.Errorf("%w: %d values are not whole rows of %d features", ErrShape, len(rows), m.NumFeatures())
+	n := len(rows) / m.options.Stride
+	if len(rows)%m.options.Stride != 0 {
+		return 0, m.notWhole(len(rows))
 	}
 	if room != n*each {
 		return 0, fmt.Errorf("%w: dst has %d values, %d rows have %d %s", ErrShape, room, n, n*each, of)
 	}
 	return n, nil
+}
+
+// notWhole is the error about values that end within a row.
+func (m *Model) notWhole(values int) error {
+	if m.options.Stride != m.NumFeatures() {
+		return fmt.Errorf("%w: %d values are not whole rows of %d, %d features and what is skipped", ErrShape, values, m.options.Stride, m.NumFeatures())
+	}
+	return fmt.Errorf("%w: %d values are not whole rows of %d features", ErrShape, values, m.NumFeatures())
 }
 
 // Label is the index of the predicted class of a row: by its scores, of which it is the largest, the first of equal ones. A model
@@ -378,9 +402,9 @@ func (m *Model) CheckRows(rows []float32) error { return checkRows(m, rows) }
 func (m *Model) CheckRows64(rows []float64) error { return checkRows(m, rows) }
 
 func checkRows[T engine.Row](m *Model, rows []T) error {
-	n := m.NumFeatures()
+	n := m.options.Stride
 	if len(rows)%n != 0 {
-		return fmt.Errorf("%w: %d values are not whole rows of %d features", ErrShape, len(rows), n)
+		return m.notWhole(len(rows))
 	}
 	if m.missing && m.infinite {
 		return nil
@@ -391,7 +415,7 @@ func checkRows[T engine.Row](m *Model, rows []T) error {
 		if single {
 			x = float64(float32(v))
 		}
-		if math.Abs(x) <= math.MaxFloat64 { // finite
+		if math.Abs(x) <= math.MaxFloat64 || i%n >= m.NumFeatures() { // finite, or skipped
 			continue
 		}
 		allowed, err := m.infinite, ErrInfinite

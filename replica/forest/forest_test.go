@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/coppice-mesh/coppice/replica/forest"
+	"github.com/coppice-mesh/coppice/replica/forest/engine"
 	"github.com/coppice-mesh/coppice/replica/forest/format"
 	"github.com/coppice-mesh/coppice/replica/forest/internal/race"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
@@ -390,5 +391,101 @@ func TestContribs(t *testing.T) {
 	}
 	if with < 10 {
 		t.Errorf("%d models have contributions", with)
+	}
+}
+
+// Rows may lie in a wider table: a stride skips what is between them. A kernel can be forced.
+func ExampleModel_With() {
+	m, err := forest.Open(irisFile)
+	if err != nil {
+		panic(err)
+	}
+	table, err := m.With(forest.Options{Stride: 6, Threads: 1})
+	if err != nil {
+		panic(err)
+	}
+	rows := []float32{
+		5.1, 3.5, 1.4, 0.2, 77, 77, // a row of four features, and two values of something else
+		6.9, 3.1, 5.4, 2.1, 77, 77,
+	}
+	scores := make([]float64, 2*table.NumScores())
+	if err := table.Predict(scores, rows); err != nil {
+		panic(err)
+	}
+	fmt.Println(scores)
+	// Output: [1 0 0 0 0 1]
+}
+
+// TestOptions: no option changes an answer.
+func TestOptions(t *testing.T) {
+	paths, err := filepath.Glob("testdata/golden/*/model.*")
+	if err != nil || len(paths) < 10 {
+		t.Fatalf("%d models: %v", len(paths), err)
+	}
+	for _, path := range paths {
+		m, err := forest.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		features := m.NumFeatures()
+		rows := readRows(t, filepath.Join(filepath.Dir(path), "X.npy"))
+		n := len(rows) / features
+		want, wantLeaves := make([]float64, n*m.NumScores()), make([]int64, n*m.NumTrees())
+		if err := errors.Join(m.Predict64(want, rows), m.Leaves64(wantLeaves, rows)); err != nil {
+			t.Fatal(err)
+		}
+		wide := make([]float64, n*(features+3))
+		for i := range wide {
+			wide[i] = math.NaN()
+		}
+		for i := range n {
+			copy(wide[i*(features+3):], rows[i*features:(i+1)*features])
+		}
+		for _, o := range []forest.Options{{Stride: features + 3}, {Stride: features + 3, Threads: 1, Kernel: "scalar"}} {
+			other, err := m.With(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, leaves := make([]float64, len(want)), make([]int64, len(wantLeaves))
+			if err := errors.Join(other.Predict64(got, wide), other.Leaves64(leaves, wide), other.CheckRows64(wide[:0])); err != nil {
+				t.Fatal(err)
+			}
+			for i := range got {
+				if math.Float64bits(got[i]) != math.Float64bits(want[i]) {
+					t.Fatalf("%s, %+v: score %d is %v, want %v", path, o, i, got[i], want[i])
+				}
+			}
+			if !slices.Equal(leaves, wantLeaves) {
+				t.Errorf("%s, %+v: other leaves", path, o)
+			}
+			if m.NumContribs() == 0 || m.Canonical().Forest.Linear != nil {
+				continue
+			}
+			plain, skipped := make([]float64, n*m.NumContribs()), make([]float64, n*m.NumContribs())
+			if err := errors.Join(m.Contribs64(plain, rows, 1), other.Contribs64(skipped, wide, 2)); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(plain, skipped) {
+				t.Errorf("%s, %+v: other contributions", path, o)
+			}
+		}
+	}
+	m := demo(t)
+	for _, o := range []forest.Options{{Stride: 19}, {Kernel: "gpu"}} {
+		if _, err := m.With(o); !errors.Is(err, forest.ErrShape) && !errors.Is(err, engine.ErrKernel) {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	wide, err := m.With(forest.Options{Stride: 22})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := make([]float32, 22)
+	row[21] = float32(math.Inf(1))
+	if err := wide.CheckRows(row); err != nil {
+		t.Errorf("what is skipped: %v", err)
+	}
+	if err := wide.Predict(make([]float64, 2), row[:20]); !errors.Is(err, forest.ErrShape) || !strings.Contains(err.Error(), "rows of 22") {
+		t.Errorf("rows that are too short: %v", err)
 	}
 }

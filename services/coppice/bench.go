@@ -145,7 +145,9 @@ func bench[T npy.Float](ctx context.Context, m *forest.Model, path string, cfg b
 		if err != nil {
 			return usageError("--output: %w", err)
 		}
-		run, each = func(dst []float64, rows []T, features int) { shap.Values(explainer, dst, rows, features, cfg.threads) }, m.NumContribs()
+		run, each = func(dst []float64, rows []T, features int) {
+			shap.Values(explainer, dst, rows, features, features, cfg.threads)
+		}, m.NumContribs()
 		name = func(int) string { return "shap" }
 		size = func() int { return f.Bytes() + explainer.Bytes() }
 	}

@@ -33,8 +33,8 @@ type Row interface{ float32 | float64 }
 // Kernel evaluates one forest. Its methods may be called by several goroutines at once, allocate nothing, and
 // trust that the forest is valid and that the slices have the sizes they say.
 type Kernel[T Row] interface {
-	// Margins writes Outputs values for each row, as model.Forest defines them. rows is row-major, features values
-	// a row.
+	// Margins writes Outputs values for each row, as model.Forest defines them. rows is row-major, features values from
+	// one row to the next: if they are more than the forest knows, the rest is skipped.
 	Margins(dst []float64, rows []T, features int)
 	// Leaves writes for each row the id of the leaf that it falls into, one a tree.
 	Leaves(dst []int64, rows []T, features int)
@@ -146,9 +146,6 @@ func New(f *model.Forest, o Options) (*Engine, error) {
 	}
 	return &Engine{f: f, options: o, forced: forced}, nil
 }
-
-// Options are those that it was made with.
-func (e *Engine) Options() Options { return e.options }
 
 func layoutOf(p *parts, name string) layout {
 	for _, k := range list {

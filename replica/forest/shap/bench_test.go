@@ -23,7 +23,7 @@ func BenchmarkValues(b *testing.B) {
 			e.Prepare()
 			e.plan.code = code
 			for b.Loop() {
-				Values(e, dst, x, 28, 1)
+				Values(e, dst, x, 28, 28, 1)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*rows), "ns/row")
 		})

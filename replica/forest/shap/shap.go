@@ -92,16 +92,16 @@ func (p *plan) outputs() int {
 
 // Values writes for each row and output what each feature contributes to the margin and then what the output is on
 // average: Outputs times features+1 values a row, whose sum for an output is its margin up to rounding. rows is
-// row-major, features values a row. The values do not depend on the rows beside a row, nor on the number of threads,
+// row-major: features values a row, and the next row begins stride values after it. The values do not depend on the rows beside a row, nor on the number of threads,
 // over which the rows are divided.
-func Values[T engine.Row](e *Explainer, dst []float64, rows []T, features, threads int) {
+func Values[T engine.Row](e *Explainer, dst []float64, rows []T, stride, features, threads int) {
 	e.Prepare()
-	n := len(rows) / features
+	n := len(rows) / stride
 	each := e.f.Outputs * (features + 1)
 	groups := (n + lanes - 1) / lanes
 	threads = min(threads, groups)
 	if threads <= 1 {
-		explain(e, dst, rows, features)
+		explain(e, dst, rows, stride, features)
 		return
 	}
 	// Several parts for each, since a thread may be held up.
@@ -117,24 +117,24 @@ func Values[T engine.Row](e *Explainer, dst []float64, rows []T, features, threa
 					return
 				}
 				to = min(to, n)
-				explain(e, dst[from*each:to*each], rows[from*features:to*features], features)
+				explain(e, dst[from*each:to*each], rows[from*stride:to*stride], stride, features)
 			}
 		})
 	}
 	wait.Wait()
 }
 
-func explain[T engine.Row](e *Explainer, dst []float64, rows []T, features int) {
+func explain[T engine.Row](e *Explainer, dst []float64, rows []T, stride, features int) {
 	p := e.plan
 	s, _ := e.scratch.Get().(*scratch)
 	each := p.f.Outputs * (features + 1)
 	for len(rows) > 0 {
-		n := min(len(rows)/features, s.block*lanes)
-		block(p, s, rows[:n*features], features)
+		n := min(len(rows)/stride, s.block*lanes)
+		block(p, s, rows[:n*stride], stride)
 		for i := range n {
 			p.gather(s, i, dst[i*each:(i+1)*each], features)
 		}
-		rows, dst = rows[n*features:], dst[n*each:]
+		rows, dst = rows[n*stride:], dst[n*each:]
 	}
 	e.scratch.Put(s)
 }

@@ -53,7 +53,7 @@ func TestMemory(t *testing.T) {
 			x := rowsOf(rows, s.features, random)
 			each := s.outputs * (s.features + 1)
 			want := make([]float64, rows*each)
-			Values(e, want, x, s.features, 1)
+			Values(e, want, x, s.features, s.features, 1)
 
 			p.nodes, p.asks, p.values = atEnd(t, p.nodes), atEnd(t, p.asks), atEnd(t, p.values)
 			for _, p.code = range engine.ShapCodes() {

@@ -235,7 +235,7 @@ func TestDefinition(t *testing.T) {
 				rows := rowsOf(11, s.features, random)
 				each := s.outputs * (s.features + 1)
 				got := make([]float64, 11*each)
-				Values(e, got, rows, s.features, 1)
+				Values(e, got, rows, s.features, s.features, 1)
 				margins := make([]float64, 11*s.outputs)
 				engine.ByName[float64]("scalar", f).Margins(margins, rows, s.features)
 				for i := range 11 {
@@ -381,7 +381,7 @@ func TestTextbook(t *testing.T) {
 			rows := rowsOf(9, s.features, random)
 			each := s.outputs * (s.features + 1)
 			got := make([]float64, 9*each)
-			Values(e, got, rows, s.features, 1)
+			Values(e, got, rows, s.features, s.features, 1)
 			for i := range 9 {
 				for j, want := range textbook(f, rows[i*s.features:(i+1)*s.features]) {
 					if d := got[i*each+j] - want; !(math.Abs(d) < 1e-9) {
@@ -403,7 +403,7 @@ func explained[T engine.Row](t *testing.T, f *model.Forest, rows []T, features, 
 	e.Prepare()
 	e.plan.code = code
 	dst := make([]float64, len(rows)/features*f.Outputs*(features+1))
-	Values(e, dst, rows, features, threads)
+	Values(e, dst, rows, features, features, threads)
 	bits := make([]uint64, len(dst))
 	for i, v := range dst {
 		bits[i] = math.Float64bits(v)
@@ -465,7 +465,7 @@ func TestRounds(t *testing.T) {
 			t.Fatal(err)
 		}
 		dst := make([]float64, 20*3*7)
-		Values(e, dst, rows, 6, 1)
+		Values(e, dst, rows, 6, 6, 1)
 		return dst
 	}
 	all, first, last := value(*f), value(f.Slice(0, 1)), value(f.Slice(1, f.NumRounds()))
@@ -499,7 +499,7 @@ func TestMirror(t *testing.T) {
 	}
 	row := []float64{3, 1}
 	got := make([]float64, 6)
-	Values(e, got, row, 2, 1)
+	Values(e, got, row, 2, 2, 1)
 	if !e.plan.mirror {
 		t.Error("it is not seen to have two classes")
 	}
@@ -540,7 +540,7 @@ func TestAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows, dst := rowsOf(300, 5, random), make([]float64, 300*6)
-	if n := testing.AllocsPerRun(100, func() { Values(e, dst, rows, 5, 1) }); n >= 1 {
+	if n := testing.AllocsPerRun(100, func() { Values(e, dst, rows, 5, 5, 1) }); n >= 1 {
 		t.Errorf("%v allocations a call", n)
 	}
 }

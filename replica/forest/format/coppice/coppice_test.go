@@ -485,7 +485,7 @@ func decodeAny(t *testing.T, data []byte) {
 		engine.ByName[float32]("", &m.Forest).Margins(make([]float64, m.Forest.Outputs), row, len(row))
 		engine.ByName[float32]("", &m.Forest).Leaves(make([]int64, m.Forest.NumTrees()), row, len(row))
 		if e, err := shap.New(&m.Forest); err == nil && m.Forest.Outputs*len(row) < 1<<20 {
-			shap.Values(e, make([]float64, m.Forest.Outputs*(len(row)+1)), row, len(row), 1)
+			shap.Values(e, make([]float64, m.Forest.Outputs*(len(row)+1)), row, len(row), len(row), 1)
 		}
 	}
 }
