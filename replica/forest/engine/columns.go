@@ -34,18 +34,28 @@ type ask struct {
 	index   map[columnKey]uint32
 	// quick has the columns of splits without sets, from 1 on, for features up to quickFeatures.
 	quick []uint32
+	homes []home // of each threshold of a forest that has a table of them
+}
+
+// home is a feature that has a threshold, most often the only one, and the threshold's rank there.
+type home struct {
+	feature uint32
+	rank    int32
 }
 
 // quickFeatures bounds the table that spares the splits of all but very wide forests a look at a map.
-const quickFeatures = 1 << 16
+const quickFeatures = 1 << 14
 
 // quickKey is where a split's column is in ask.quick, if it is there.
 func quickKey(s model.Split) (int, bool) {
-	key := s.Feature() << 1
+	key := s.Feature() << 2
 	if s.Has(model.MissingLeft) {
 		key++
 	}
-	return key, s.Feature() < quickFeatures && !s.Has(model.Set) && !s.Has(model.ZeroMissing)
+	if s.Has(model.ZeroMissing) {
+		key += 2
+	}
+	return key, s.Feature() < quickFeatures && !s.Has(model.Set)
 }
 
 type columnKey struct {
@@ -69,12 +79,8 @@ func newAsk(f *model.Forest) *ask {
 	}
 	a := &ask{f: f, index: map[columnKey]uint32{}}
 	splits := f.Splits[f.Trees[0].Split:f.Trees[f.NumTrees()].Split]
-	ranks := map[int][]float64{}
 	sets := 0
 	for _, s := range splits {
-		if f.Input == model.Float64 && !s.Has(model.Set) {
-			ranks[s.Feature()] = append(ranks[s.Feature()], f.Threshold(s))
-		}
 		quick, ok := quickKey(s)
 		if ok && quick < len(a.quick) && a.quick[quick] != 0 {
 			continue
@@ -99,35 +105,82 @@ func newAsk(f *model.Forest) *ask {
 			a.quick[quick] = uint32(len(a.columns))
 		}
 	}
-	for feature, r := range ranks {
-		slices.Sort(r)
-		ranks[feature] = slices.Compact(r)
-	}
-	for i := range a.columns {
-		if c := &a.columns[i]; f.Input == model.Float64 && !c.set {
-			c.ranks = ranks[c.feature]
-		}
+	if f.Input == model.Float64 {
+		a.rank(splits)
 	}
 	return a
 }
 
-// question is the column that a split asks and the value up to which it goes left.
-func (a *ask) question(s model.Split) (uint32, int32) {
-	var i uint32
-	if quick, ok := quickKey(s); ok {
-		i = a.quick[quick] - 1
-	} else {
-		i = a.index[keyOf(s)]
+// rank finds the thresholds of each feature. For that it puts the splits into the order of their thresholds, by counting.
+func (a *ask) rank(splits []model.Split) {
+	ends := make([]uint32, len(a.f.Thresholds)+1)
+	for _, s := range splits {
+		if !s.Has(model.Set) {
+			ends[s.Value+1]++
+		}
 	}
+	for i := range a.f.Thresholds {
+		ends[i+1] += ends[i]
+	}
+	ordered := make([]uint32, ends[len(a.f.Thresholds)]) // columns
+	for _, s := range splits {
+		if !s.Has(model.Set) {
+			ordered[ends[s.Value]] = a.column(s)
+			ends[s.Value]++
+		}
+	}
+	number, numbers := map[int]int{}, make([]int, len(a.columns)) // of features
+	for i, c := range a.columns {
+		n, ok := number[c.feature]
+		if !ok {
+			n = len(number)
+			number[c.feature] = n
+		}
+		numbers[i] = n
+	}
+	ranks := make([][]float64, len(number))
+	a.homes = make([]home, len(a.f.Thresholds))
+	from := uint32(0)
+	for i, v := range a.f.Thresholds {
+		for _, c := range ordered[from:ends[i]] {
+			of := &ranks[numbers[c]]
+			if n := len(*of); n == 0 || (*of)[n-1] != v {
+				a.homes[i] = home{uint32(a.columns[c].feature), int32(n)}
+				*of = append(*of, v)
+			}
+		}
+		from = ends[i]
+	}
+	for i := range a.columns {
+		if c := &a.columns[i]; !c.set {
+			c.ranks = ranks[numbers[i]]
+		}
+	}
+}
+
+// column is the column that a split asks.
+func (a *ask) column(s model.Split) uint32 {
+	if quick, ok := quickKey(s); ok {
+		return a.quick[quick] - 1
+	}
+	return a.index[keyOf(s)]
+}
+
+// question is the column that a split asks and the value up to which it goes left.
+func (a *ask) question(s model.Split) asking {
+	i := a.column(s)
 	c := &a.columns[i]
 	switch {
 	case c.set:
-		return i, 0
+		return asking{i, 0}
 	case c.ranks != nil:
+		if h := a.homes[s.Value]; h.feature == uint32(c.feature) {
+			return asking{i, h.rank}
+		}
 		rank, _ := slices.BinarySearch(c.ranks, a.f.Threshold(s))
-		return i, int32(rank)
+		return asking{i, int32(rank)}
 	}
-	return i, order32(s.Threshold32())
+	return asking{i, order32(s.Threshold32())}
 }
 
 const (

@@ -28,6 +28,8 @@ var costOf = [...]costs{
 
 // The costs of steps that are not those of blocks.
 const (
+	sumCost = 0.3 // to begin the sum of a row of a block, whether it is there or not
+
 	scalarStep = 4.5 // of a walk on canonical nodes
 	plainStep  = 3
 

@@ -58,12 +58,12 @@ var list = []struct {
 	name string
 	lay  func(p *parts) layout
 }{
-	{"scalar", func(p *parts) layout { return scalarForest{p.f} }},
+	{"scalar", func(p *parts) layout { return newScalarForest(p.f) }},
 	{"plain", func(p *parts) layout { return orNil(newPlainForest(p.f)) }},
 	{"lanes", func(p *parts) layout { return orNil(p.lanes()) }},
-	{"sliced", func(p *parts) layout { return orNil(newSlicedForest(p.lanes(), highest)) }},
-	{"permute", func(p *parts) layout { return orNil(newPermuteForest(p.f)) }},
-	{"narrow", func(p *parts) layout { return orNil(newNarrowForest(p.lanes())) }},
+	{"sliced", func(p *parts) layout { return orNil(newSlicedForest(p, highest)) }},
+	{"permute", func(p *parts) layout { return orNil(newPermuteForest(p)) }},
+	{"narrow", func(p *parts) layout { return orNil(newNarrowForest(p)) }},
 }
 
 // orNil makes no layout of a pointer that is nil.
@@ -80,14 +80,19 @@ func orNil[L any, P interface {
 // parts are what the layouts of a forest share.
 type parts struct {
 	f     *model.Forest
-	done  bool
+	asked sync.Once
+	ask   *ask // nil when there is none
+	laid  sync.Once
 	walks *laneForest
 }
 
+func (p *parts) questions() *ask {
+	p.asked.Do(func() { p.ask = newAsk(p.f) })
+	return p.ask
+}
+
 func (p *parts) lanes() *laneForest {
-	if !p.done {
-		p.walks, p.done = newLaneForest(p.f, highest), true
-	}
+	p.laid.Do(func() { p.walks = newLaneForest(p.questions(), highest) })
 	return p.walks
 }
 

@@ -187,19 +187,20 @@ func (g *grower) rows(n int) []float64 {
 // agree compares all kernels with the scalar one, for rows of both types.
 func agree(t *testing.T, name string, f *model.Forest, rows []float64, features int) {
 	t.Helper()
-	agreeOf(t, name+", float64", f, rows, features)
-	agreeOf(t, name+", float32", f, toFloat32(rows), features)
+	layouts := allLayouts(f)
+	agreeOf(t, name+", float64", f, layouts, rows, features)
+	agreeOf(t, name+", float32", f, layouts, toFloat32(rows), features)
 }
 
-func agreeOf[T Row](t *testing.T, name string, f *model.Forest, rows []T, features int) {
+func agreeOf[T Row](t *testing.T, name string, f *model.Forest, layouts map[string]layout, rows []T, features int) {
 	t.Helper()
 	n := len(rows) / features
 	want, wantLeaves := make([]float64, n*f.Outputs), make([]int64, n*f.NumTrees())
 	Reference[T](f).Margins(want, rows, features)
 	Reference[T](f).Leaves(wantLeaves, rows, features)
-	for kernel, k := range allKernels[T](f) {
+	for kernel, l := range layouts {
 		if kernel != "scalar" {
-			check(t, name+", "+kernel, k, rows, features, want, wantLeaves)
+			check(t, name+", "+kernel, kernelOf[T](l), rows, features, want, wantLeaves)
 		}
 	}
 }
@@ -409,7 +410,7 @@ func TestSections(t *testing.T) {
 				g.search(g.random.IntN(12), slices.Compact(thresholds))
 			}
 			f := g.forest()
-			w := newSlicedForest((&parts{f: f}).lanes(), highest)
+			w := newSlicedForest(&parts{f: f}, highest)
 			if w == nil || len(w.sections) < 3 {
 				t.Fatalf("%v is not a forest of several sections", s)
 			}

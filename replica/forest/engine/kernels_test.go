@@ -15,12 +15,31 @@ import (
 // allKernels are all kernels that take a forest, by their names, and the one that is used.
 func allKernels[T Row](f *model.Forest) map[string]Kernel[T] {
 	kernels := map[string]Kernel[T]{"the one that is used": Of[T](mustNew(f))}
-	for _, name := range Names() {
-		if k := ByName[T](name, f); k != nil {
-			kernels[name] = k
-		}
+	for name, l := range allLayouts(f) {
+		kernels[name] = kernelOf[T](l)
 	}
 	return kernels
+}
+
+// allLayouts are those of all kernels that take a forest.
+func allLayouts(f *model.Forest) map[string]layout {
+	layouts := map[string]layout{}
+	p := &parts{f: f}
+	for _, k := range list {
+		if l := k.lay(p); l != nil {
+			layouts[k.name] = l
+		}
+	}
+	return layouts
+}
+
+// kernelOf is a layout's kernel for rows of a type.
+func kernelOf[T Row](l layout) Kernel[T] {
+	k32, k64 := l.kernels()
+	if k, ok := any(k32).(Kernel[T]); ok {
+		return k
+	}
+	return any(k64).(Kernel[T])
 }
 
 // mustNew is the engine that picks.

@@ -24,6 +24,7 @@ type laneForest struct {
 	trees   []laneTree
 	roots   []word // of the trees
 	largest int    // tree, in bytes
+	steps   int    // of all trees together
 	direct  bool   // leaves hold values, not rows of values
 	scratch sync.Pool
 
@@ -41,6 +42,8 @@ const (
 	// laneBlock bounds the rows that follow a tree before the next tree's turn, and laneBytes what their columns take.
 	laneBlock = 8192
 	laneBytes = 2 << 20
+	// laneMost bounds what the columns of laneCount rows take: it is kept for the next call.
+	laneMost = 16 << 20
 	// laneLeastBlock rows are many enough for the smallest trees. The columns of a block take up to laneShare times what the
 	// largest tree takes: they are read again for each tree, and each tree for each block.
 	laneLeastBlock = 512
@@ -56,14 +59,16 @@ const (
 )
 
 // newLaneForest lays out a forest, or gives nil when lanes cannot walk it.
-func newLaneForest(f *model.Forest, l level) *laneForest {
-	ask := newAsk(f)
+func newLaneForest(ask *ask, l level) *laneForest {
 	if ask == nil {
 		return nil
 	}
+	f := ask.f
 	w := &laneForest{f: f, level: l, direct: f.Single && f.Width == 1}
 	columns, bitsOf := newLaneColumns(ask)
-	w.columns = columns
+	if w.columns = columns; 4*columns.wide.group > laneMost {
+		return nil
+	}
 	words := 0
 	for t := range f.NumTrees() {
 		size := 1
@@ -84,6 +89,7 @@ func newLaneForest(f *model.Forest, l level) *laneForest {
 	for t := range w.trees {
 		w.lay(t, ask, bitsOf)
 		w.roots[t] = w.tree(t)[0]
+		w.steps += int(w.trees[t].steps)
 	}
 	w.scratch.New = func() any { return new(laneScratch) }
 	return w
@@ -108,10 +114,10 @@ func (w *laneForest) lay(t int, ask *ask, bitsOf []word) {
 			return
 		}
 		s := splits[k]
-		column, key := ask.question(s)
+		a := ask.question(s)
 		pair := used
 		used += 2
-		nodes[at] = word(uint32(key)^sign) | word(pair)<<32 | bitsOf[column]
+		nodes[at] = word(uint32(a.key)^sign) | word(pair)<<32 | bitsOf[a.column]
 		if s.Right-k > end-s.Right {
 			place(pair, k+1, l, s.Right, depth+1)
 			place(pair+1, s.Right, l+s.Right-k, end, depth+1)
@@ -323,14 +329,10 @@ func (w *laneForest) kernels() (Kernel[float32], Kernel[float64]) {
 }
 
 func (w *laneForest) cost(rows int) float64 {
-	steps := 0
-	for _, t := range w.trees {
-		steps += int(t.steps)
-	}
 	together := float64(rows / laneCount * laneCount)
 	alone := float64(rows) - together
 	columns, trees := float64(len(w.columns.columns)), float64(len(w.trees))
-	return together*(laneColumnCost*columns+laneStep*float64(steps)+laneAdd*trees) + alone*(aloneColumnCost*columns+aloneStep*float64(steps))
+	return together*(laneColumnCost*columns+laneStep*float64(w.steps)+laneAdd*trees) + alone*(aloneColumnCost*columns+aloneStep*float64(w.steps))
 }
 
 func (w *laneForest) shares() []Share { return []Share{{w.f.NumTrees(), "walked, several at a time"}} }

@@ -2,7 +2,11 @@
 
 package engine
 
-import "github.com/coppice-mesh/coppice/replica/forest/engine/internal/simd"
+import (
+	"slices"
+
+	"github.com/coppice-mesh/coppice/replica/forest/engine/internal/simd"
+)
 
 // narrow is sliced for fewer rows: slices are words of 64 rows, and eight trees that are heaps of a depth of up to 6
 // are evaluated side by side, a word of a vector for each. Other trees are evaluated as in Go.
@@ -30,11 +34,11 @@ const (
 )
 
 // newNarrowForest lays a forest out, or gives nil when it is not one for narrow: when few trees stand side by side.
-func newNarrowForest(l *laneForest) *narrowForest {
-	if highest < levelVBMI || l == nil || l.f.Width != 1 {
+func newNarrowForest(p *parts) *narrowForest {
+	if highest < levelVBMI || p.f.Width != 1 {
 		return nil
 	}
-	w := &narrowForest{slicedForest: laySlices(l, levelGo, levelVBMI, groupDepth)}
+	w := &narrowForest{slicedForest: laySlices(p, levelGo, levelVBMI, groupDepth)}
 	if w.slicedForest == nil {
 		return nil
 	}
@@ -43,27 +47,27 @@ func newNarrowForest(l *laneForest) *narrowForest {
 		sec := &w.sections[i]
 		var runs []run
 		// Sums of different outputs do not meet: trees of one come together, in their order.
-		for output := range w.f.Outputs {
-			var some []int
-			flush := func() {
-				if len(some) > 0 {
-					runs = append(runs, w.group(sec, output, some))
-					grouped += len(some)
-				}
-				some = nil
+		order := make([]int, len(sec.trees))
+		for k := range order {
+			order[k] = k
+		}
+		output := func(k int) int { return first(w.f, sec.first+k) }
+		slices.SortStableFunc(order, func(a, b int) int { return output(a) - output(b) })
+		var some []int
+		for i, k := range order {
+			t := &sec.trees[k]
+			fits := t.tables != nil && t.circuit == nil && t.bits <= groupDepth
+			if fits {
+				some = append(some, k)
 			}
-			for k := range sec.trees {
-				if first(w.f, sec.first+k) != output {
-					continue
-				}
-				if t := &sec.trees[k]; t.tables != nil && t.circuit == nil && t.bits <= groupDepth {
-					some = append(some, k)
-					continue
-				}
-				flush()
-				runs = append(runs, run{output: output, tree: k})
+			if last := i+1 == len(order) || output(order[i+1]) != output(k); len(some) > 0 && (last || !fits) {
+				runs = append(runs, w.group(sec, output(k), some))
+				grouped += len(some)
+				some = some[:0]
 			}
-			flush()
+			if !fits {
+				runs = append(runs, run{output: output(k), tree: k})
+			}
 		}
 		w.runs = append(w.runs, runs)
 	}

@@ -5,7 +5,7 @@ package engine
 // narrowForest is of AVX-512 alone.
 type narrowForest struct{}
 
-func newNarrowForest(*laneForest) *narrowForest { return nil }
+func newNarrowForest(*parts) *narrowForest { return nil }
 
 func (*narrowForest) bytes() int { return 0 }
 

@@ -302,7 +302,7 @@ func TestPermuteShapes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := newPermuteForest(&f)
+		w := newPermuteForest(&parts{f: &f})
 		if w == nil {
 			continue
 		}

@@ -2,14 +2,12 @@
 
 package engine
 
-import "github.com/coppice-mesh/coppice/replica/forest/model"
-
 // permuteForest is of amd64 alone.
 type permuteForest struct{}
 
 func permutes() bool { return false }
 
-func newPermuteForest(*model.Forest) *permuteForest { return nil }
+func newPermuteForest(*parts) *permuteForest { return nil }
 
 func (*permuteForest) bytes() int { return 0 }
 

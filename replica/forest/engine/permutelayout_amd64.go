@@ -79,20 +79,21 @@ const (
 func permutes() bool { return highest >= levelVBMI && cpu.X86.HasAVX512VPOPCNTDQ }
 
 // newPermuteForest lays out a forest, or gives nil when the processor cannot permute or the forest asks too much.
-func newPermuteForest(f *model.Forest) *permuteForest {
+func newPermuteForest(p *parts) *permuteForest {
+	f := p.f
 	if !permutes() || f.NumTrees() > maxPermuteTrees || f.NumSplits() > maxPermuteSplits {
 		return nil
 	}
-	a := newAsk(f)
+	a := p.questions()
 	if a == nil {
 		return nil
 	}
-	asked := map[asking]bool{}
+	of := make([]uint32, 0, f.NumSplits())
+	var asked numbers
 	for _, s := range f.Splits[f.Trees[0].Split:f.Trees[f.NumTrees()].Split] {
-		column, key := a.question(s)
-		asked[asking{column, key}] = true
+		of = append(of, asked.of(a.question(s)))
 	}
-	r := newRanks(a.columns, asked)
+	r := newRanks(&asked)
 	w := &permuteForest{f: f, columns: a.columns, words: len(r.pieces) > permutePieces}
 	if w.words && len(w.columns) > permuteWords {
 		return nil
@@ -101,8 +102,8 @@ func newPermuteForest(f *model.Forest) *permuteForest {
 	if !w.layPieces(r) {
 		return nil
 	}
-	p := planter{permuteForest: w, ask: a, ranks: r}
-	p.plant()
+	sow := planter{permuteForest: w, of: of, ranks: r}
+	sow.plant()
 	w.blocks = append(w.blocks, make([]byte, 128)...) // what the loops may read
 	w.scratch.New = func() any { return new(permuteScratch) }
 	return w
@@ -197,15 +198,15 @@ func (w *permuteForest) layPieces(r *ranks) bool {
 	pieces := r.pieces
 	if w.words {
 		pieces = nil
-		for c := range w.columns {
-			whole := piece{column: c}
-			for _, p := range r.pieces[r.first[c]:r.first[c+1]] {
-				whole.keys = append(whole.keys, p.keys...)
+		for _, p := range r.pieces { // every column has some
+			if p.first == 0 {
+				pieces = append(pieces, piece{column: p.column})
 			}
+			whole := &pieces[len(pieces)-1]
+			whole.keys = append(whole.keys, p.keys...)
 			if len(whole.keys) > math.MaxUint16 {
 				return false
 			}
-			pieces = append(pieces, whole)
 		}
 	}
 	for _, p := range pieces {
@@ -229,7 +230,7 @@ func (w *permuteForest) layPieces(r *ranks) bool {
 // planter lays out trees.
 type planter struct {
 	*permuteForest
-	ask   *ask
+	of    []uint32 // of the forest's splits: the numbers of their questions
 	ranks *ranks
 }
 
@@ -244,20 +245,19 @@ type plot struct {
 
 // read makes the plots of a subtree (k, l, end) of a tree, in memory that has room for them.
 func (p *planter) read(tree model.Tree, splits []model.Split, k, l, end uint32, memory *[]plot) *plot {
-	at := len(*memory)
-	*memory = (*memory)[:at+1]
-	n := &(*memory)[at]
+	*memory = (*memory)[:len(*memory)+1]
+	n := &(*memory)[len(*memory)-1]
 	if k == end {
 		n.place = place{leaf: int(tree.Leaf + l), node: int(k + l)}
 		return n
 	}
 	s := splits[k]
-	column, key := p.ask.question(s)
-	piece, i := p.ranks.place(column, key)
+	at := p.ranks.spots[p.of[tree.Split-p.f.Trees[0].Split+k]]
+	n.piece, n.key = uint16(at.piece), uint16(at.key)
 	if p.words {
-		piece, i = int(column), (piece-p.ranks.first[column])*maxRank+i
+		of := &p.ranks.pieces[at.piece]
+		n.piece, n.key = uint16(of.column), uint16(of.first+int(at.key))
 	}
-	n.piece, n.key = uint16(piece), uint16(i)
 	n.left = p.read(tree, splits, k+1, l, s.Right, memory)
 	n.right = p.read(tree, splits, s.Right, l+s.Right-k, end, memory)
 	n.splits = 1 + n.left.splits + n.right.splits

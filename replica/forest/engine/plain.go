@@ -57,11 +57,11 @@ func newPlainForest(f *model.Forest) *plainForest {
 	if !plain(f) {
 		return nil
 	}
-	return &plainForest{scalarForest{f}}
+	return &plainForest{newScalarForest(f)}
 }
 
 func (w *plainForest) kernels() (Kernel[float32], Kernel[float64]) {
 	return plainScalar[float32]{scalar[float32]{w.f}}, plainScalar[float64]{scalar[float64]{w.f}}
 }
 
-func (w *plainForest) cost(rows int) float64 { return float64(rows) * meanSteps(w.f) * plainStep }
+func (w *plainForest) cost(rows int) float64 { return float64(rows) * w.steps * plainStep }

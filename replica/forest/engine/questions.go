@@ -23,8 +23,8 @@ func (q *Questions) Stride() int { return len(q.ask.columns) * QuestionRows }
 
 // Of is where the first row's value for a split stands, and the key: a row goes left when its value is not above it.
 func (q *Questions) Of(s model.Split) (at, key int32) {
-	column, key := q.ask.question(s)
-	return int32(column) * QuestionRows, key
+	a := q.ask.question(s)
+	return int32(a.column) * QuestionRows, a.key
 }
 
 // Answer works out the columns of rows: Stride values for each QuestionRows of them, of which the last may lack some, whose

@@ -165,7 +165,12 @@ func in(set []uint32, how model.Categories, x float64) bool {
 }
 
 // scalarForest is a forest as it is.
-type scalarForest struct{ f *model.Forest }
+type scalarForest struct {
+	f     *model.Forest
+	steps float64 // of a row
+}
+
+func newScalarForest(f *model.Forest) scalarForest { return scalarForest{f, meanSteps(f)} }
 
 func (w scalarForest) kernels() (Kernel[float32], Kernel[float64]) {
 	return scalar[float32]{w.f}, scalar[float64]{w.f}
@@ -173,7 +178,7 @@ func (w scalarForest) kernels() (Kernel[float32], Kernel[float64]) {
 
 func (scalarForest) bytes() int { return 0 }
 
-func (w scalarForest) cost(rows int) float64 { return float64(rows) * meanSteps(w.f) * scalarStep }
+func (w scalarForest) cost(rows int) float64 { return float64(rows) * w.steps * scalarStep }
 
 func (w scalarForest) shares() []Share {
 	return []Share{{w.f.NumTrees(), "walked on the canonical nodes"}}

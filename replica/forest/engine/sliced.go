@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"math/bits"
 	"slices"
 	"strings"
 	"sync"
+	"unsafe"
 
 	"github.com/coppice-mesh/coppice/replica/forest/model"
 )
@@ -74,47 +74,39 @@ const (
 	// sectionAnswers bounds the slices of a section's answers. More sections would need less memory at a time, and ask again
 	// what they have in common: that costs more than a cache that is too small.
 	sectionAnswers = maxSlices - sliceBits*maxLeaves - 64
-	// The tables of leaves may take tableTimes as much as the forest, and a bit: a small file can hold a million trees
-	// that are leaves.
+	// A layout may take tableTimes as much as the forest, and tableBytes: a small file can hold a million trees that are
+	// leaves, or ask for a million features.
 	tableTimes = 8
-	tableBytes = 1 << 20
+	tableBytes = 8 << 20
+	// slicedMost bounds the sums of a block, and the columns of its rows that walks read: they are kept for the next call.
+	slicedMost = 16 << 20
 	// gateCost is the time of a gate of a circuit over that of a split of a heap, whose place is known without a look.
 	gateCost = 2
 )
 
 // newSlicedForest lays a forest out in slices, or gives nil when it is not one for them.
-func newSlicedForest(l *laneForest, level level) *slicedForest { return laySlices(l, level, level, 0) }
+func newSlicedForest(p *parts, level level) *slicedForest { return laySlices(p, level, level, 0) }
 
 // laySlices lays a forest out in slices as wide as a level has them; answers come from another one. Trees up to a depth are heaps, whatever else would do.
-func laySlices(l *laneForest, level, asks level, heaps int) *slicedForest {
+func laySlices(p *parts, level, asks level, heaps int) *slicedForest {
+	l := p.lanes()
 	if l == nil {
 		return nil
 	}
 	f := l.f
 	w := &slicedForest{level: level, asks: asks, heaps: heaps, order: level.order(), wide: level.words(), rows: 64 * level.words(), f: f, lanes: l}
-	if 2*largeTrees(f) > f.NumTrees() {
+	large := largeTrees(f)
+	if 2*large > f.NumTrees() || w.sums() > slicedMost || (large > 0 && 4*l.columns.wide.group/laneCount*maxRows > slicedMost) {
 		return nil
 	}
-	a := newAsk(f)
-	size, most := 0, tableBytes+tableTimes*f.Bytes()
+	s := slicer{slicedForest: w, ask: p.questions(), left: tableBytes + tableTimes*f.Bytes()}
+	if (f.NumTrees()-large)*f.Width*leafTableBytes(level, f.Single, 0) > s.left {
+		return nil
+	}
 	for t := 0; t < f.NumTrees(); {
-		s := section{first: t}
-		asked := map[asking]bool{}
-		var shapes []*shape
-		for ; t < f.NumTrees(); t++ {
-			root := w.shape(a, t)
-			if size += w.tableSize(root); size > most {
-				return nil
-			}
-			before := len(asked)
-			root.asks(asked)
-			if before > 0 && len(asked) > sectionAnswers {
-				break
-			}
-			shapes = append(shapes, root)
+		if t = s.section(t); s.left < 0 {
+			return nil
 		}
-		w.lay(&s, a, shapes)
-		w.sections = append(w.sections, s)
 	}
 	w.deep = int(meanSteps(f)) / max(f.NumTrees(), 1)
 	w.block = w.blockCost()
@@ -133,75 +125,81 @@ func largeTrees(f *model.Forest) int {
 	return n
 }
 
-// shape makes the shape of a tree, or gives nil when its leaves are too many.
-func (w *slicedForest) shape(a *ask, t int) *shape {
-	tree, next := w.f.Trees[t], w.f.Trees[t+1]
-	splits := w.f.Splits[tree.Split:next.Split]
-	if len(splits) >= maxLeaves {
-		return nil
-	}
-	var build func(k, l, end uint32) *shape
-	build = func(k, l, end uint32) *shape {
-		if k == end {
-			return &shape{leaves: 1, leaf: place{int(tree.Leaf + l), int(k + l)}}
+// slicer lays out sections.
+type slicer struct {
+	*slicedForest
+	ask     *ask
+	left    int // bytes that the layout may still take
+	asked   numbers
+	answers []uint16 // their slices, by the questions' numbers
+	shapes  []shape  // of a tree
+	wiring  wiring
+}
+
+// splits are those of a tree.
+func (w *slicedForest) splits(t int) []model.Split {
+	return w.f.Splits[w.f.Trees[t].Split:w.f.Trees[t+1].Split]
+}
+
+// section lays out the section that begins with a tree, and gives the first tree of the next one.
+func (w *slicer) section(first int) int {
+	s := section{first: first, free: wordAnswers}
+	w.asked.reset()
+	t := first
+	for ; t < w.f.NumTrees(); t++ {
+		before := len(w.asked.asked)
+		if splits := w.splits(t); len(splits) < maxLeaves {
+			for _, split := range splits {
+				w.asked.of(w.ask.question(split))
+			}
 		}
-		s := &shape{}
-		s.column, s.key = a.question(splits[k])
-		right := splits[k].Right
-		s.left, s.right = build(k+1, l, right), build(right, l+right-k, end)
-		s.leaves, s.depth = s.left.leaves+s.right.leaves, max(s.left.depth, s.right.depth)+1
-		return s
+		if before > 0 && len(w.asked.asked) > sectionAnswers {
+			w.asked.asked = w.asked.asked[:before]
+			break
+		}
 	}
-	return build(0, 0, uint32(len(splits)))
-}
-
-// asking is what a split asks.
-type asking struct {
-	column uint32
-	key    int32
-}
-
-// asks collects what the splits of a shape ask.
-func (s *shape) asks(asked map[asking]bool) {
-	if s != nil && s.left != nil {
-		asked[asking{s.column, s.key}] = true
-		s.left.asks(asked)
-		s.right.asks(asked)
-	}
-}
-
-// number gives the splits of a shape the slices of their answers.
-func (s *shape) number(slice func(column uint32, key int32) uint16) {
-	if s != nil && s.left != nil {
-		s.ask = slice(s.column, s.key)
-		s.left.number(slice)
-		s.right.number(slice)
-	}
-}
-
-// lay makes the pieces and the trees of a section.
-func (w *slicedForest) lay(s *section, a *ask, shapes []*shape) {
-	asked := map[asking]bool{}
-	for _, root := range shapes {
-		root.asks(asked)
-	}
-	r := newRanks(a.columns, asked)
-	s.free = wordAnswers
+	r := newRanks(&w.asked)
 	for i := range r.pieces {
-		p := &r.pieces[i]
-		s.pieces = append(s.pieces, w.piece(&a.columns[p.column], p.keys, s.free))
-		s.free += len(p.keys)
+		p := w.piece(&w.ask.columns[r.pieces[i].column], r.pieces[i].keys, s.free)
+		if w.left -= p.bytes(); w.left < 0 {
+			return t
+		}
+		s.pieces = append(s.pieces, p)
+		s.free += p.n
+	}
+	w.answers = w.answers[:0]
+	for _, at := range r.spots {
+		w.answers = append(w.answers, uint16(s.pieces[at.piece].answers+int(at.key)))
 	}
 	w.slices = max(w.slices, s.free+sliceBits*maxLeaves)
-	for _, root := range shapes {
-		root.number(func(column uint32, key int32) uint16 {
-			p, i := r.place(column, key)
-			return uint16(s.pieces[p].answers + i)
-		})
-		s.trees = append(s.trees, w.tree(root, s.free))
+	s.trees = make([]slicedTree, t-first)
+	for i := range s.trees {
+		s.trees[i] = w.tree(first+i, s.free)
+		if w.left -= s.trees[i].bytes(); w.left < 0 {
+			return t
+		}
 	}
 	// Rows are transposed a few features at a time.
 	slices.SortStableFunc(s.pieces, func(a, b slicedPiece) int { return a.feature - b.feature })
+	w.sections = append(w.sections, s)
+	return t
+}
+
+// shape makes the shape of a subtree (k, l, end) of a tree.
+func (w *slicer) shape(tree model.Tree, splits []model.Split, k, l, end uint32) *shape {
+	w.shapes = w.shapes[:len(w.shapes)+1] // there is room
+	s := &w.shapes[len(w.shapes)-1]
+	if k == end {
+		*s = shape{leaves: 1, leaf: place{int(tree.Leaf + l), int(k + l)}}
+		return s
+	}
+	right := splits[k].Right
+	left, other := w.shape(tree, splits, k+1, l, right), w.shape(tree, splits, right, l+right-k, end)
+	*s = shape{
+		left: left, right: other, ask: w.answers[w.asked.of(w.ask.question(splits[k]))],
+		leaves: left.leaves + other.leaves, depth: max(left.depth, other.depth) + 1,
+	}
+	return s
 }
 
 // piece lays the keys of a piece out.
@@ -221,17 +219,30 @@ func (w *slicedForest) piece(c *column, keys []int32, answers int) slicedPiece {
 	return p
 }
 
-// tree makes the heap or the circuit of a shape, whichever is less work, and the tables of its leaves.
-func (w *slicedForest) tree(root *shape, free int) slicedTree {
-	if root == nil {
+// tree makes the heap or the circuit of a tree, whichever is less work, and the tables of its leaves.
+func (w *slicer) tree(at, free int) slicedTree {
+	splits := w.splits(at)
+	if len(splits) >= maxLeaves {
 		w.walks = true
 		return slicedTree{}
 	}
-	c, leaves := newCircuit(root, free)
-	t := slicedTree{bits: len(c.out), circuit: c}
-	if d := root.depth; d > 0 && d <= sliceBits && (d <= w.heaps || gateCost*len(c.gates) >= 1<<d) {
-		t.bits, t.circuit = d, nil
-		t.heap, leaves = newHeap(root)
+	w.shapes = slices.Grow(w.shapes[:0], 2*len(splits)+1)
+	root := w.shape(w.f.Trees[at], splits, 0, 0, uint32(len(splits)))
+	d := int(root.depth)
+	heap := d > 0 && d <= w.heaps
+	var t slicedTree
+	var leaves []place
+	if !heap {
+		var c circuit
+		if c, leaves = w.wiring.circuit(root, free); d > 0 && d <= sliceBits && gateCost*len(c.gates) >= 1<<d {
+			heap = true
+		} else {
+			t.bits, t.circuit = len(c.out), &circuit{slices.Clone(c.gates), slices.Clone(c.out)}
+		}
+	}
+	if heap {
+		t.bits = d
+		t.heap, leaves = w.wiring.full(root)
 	}
 	t.ids = make([]uint32, len(leaves))
 	for i, leaf := range leaves {
@@ -263,15 +274,13 @@ func newLeafTable(l level, single bool, bits, n int, value func(i int) float64) 
 	if bits > 6 {
 		size = maxLeaves
 	}
-	switch {
-	case l < levelVBMI && single:
-		t.floats = new([maxLeaves]float32)
-	case l < levelVBMI:
-		t.doubles = new([maxLeaves]float64)
+	switch n := leafTableBytes(l, single, bits); {
+	case l >= levelVBMI:
+		t.bytes = make([]byte, n)
 	case single:
-		t.bytes = make([]byte, 4*size)
+		t.floats = new([maxLeaves]float32)
 	default:
-		t.bytes = make([]byte, 8*size)
+		t.doubles = new([maxLeaves]float64)
 	}
 	for i := range n {
 		v := value(i)
@@ -293,39 +302,55 @@ func newLeafTable(l level, single bool, bits, n int, value func(i int) float64) 
 	return t
 }
 
-// tableSize is about what the tables of a tree take.
-func (w *slicedForest) tableSize(root *shape) int {
-	if root == nil {
-		return 0
+// leafTableBytes is what a table of leaves takes.
+func leafTableBytes(l level, single bool, bits int) int {
+	n, each := maxLeaves, 8
+	if l >= levelVBMI && bits <= 6 {
+		n = 64
 	}
-	n := 64
-	if bits.Len(uint(root.leaves-1)) > 6 || root.depth > 6 || w.level < levelVBMI {
-		n = maxLeaves
-	}
-	each := 8
-	if w.f.Single {
+	if single {
 		each = 4
 	}
-	return n * each * w.f.Width
+	return n * each
 }
 
 func (w *slicedForest) bytes() int {
 	n := 0
 	for i := range w.sections {
 		s := &w.sections[i]
-		n += len(s.pieces) * (maxRank + 1) * 4
+		for j := range s.pieces {
+			n += s.pieces[j].bytes()
+		}
 		for j := range s.trees {
-			t := &s.trees[j]
-			n += 2*len(t.heap) + 4*len(t.ids)
-			if t.circuit != nil {
-				n += 6 * len(t.circuit.gates)
-			}
-			for k := range t.tables {
-				n += len(t.tables[k].bytes)
-				if w.level < levelVBMI {
-					n += maxLeaves * 8
-				}
-			}
+			n += s.trees[j].bytes()
+		}
+	}
+	return n
+}
+
+// bytes is what a piece takes.
+func (p *slicedPiece) bytes() int {
+	n := int(unsafe.Sizeof(*p)) + 4*len(p.table)
+	if p.table64 != nil {
+		n += 8 * len(p.table64)
+	}
+	return n
+}
+
+// bytes is what a tree takes.
+func (t *slicedTree) bytes() int {
+	n := int(unsafe.Sizeof(*t)) + 2*len(t.heap) + 4*len(t.ids)
+	if t.circuit != nil {
+		n += int(unsafe.Sizeof(*t.circuit)) + 6*len(t.circuit.gates) + 2*len(t.circuit.out)
+	}
+	for i := range t.tables {
+		table := &t.tables[i]
+		n += int(unsafe.Sizeof(*table)) + len(table.bytes)
+		if table.floats != nil {
+			n += 4 * len(table.floats)
+		}
+		if table.doubles != nil {
+			n += 8 * len(table.doubles)
 		}
 	}
 	return n
@@ -337,7 +362,7 @@ func (w *slicedForest) kernels() (Kernel[float32], Kernel[float64]) {
 
 func (w *slicedForest) cost(rows int) float64 {
 	blocks := float64((rows + w.rows - 1) / w.rows)
-	return blocks*w.block + float64(rows*w.f.Outputs)*costOf[w.level].output
+	return blocks*(w.block+float64(w.rows*w.f.Outputs)*sumCost) + float64(rows*w.f.Outputs)*costOf[w.level].output
 }
 
 // blockCost is what a block costs, besides its rows.
@@ -429,6 +454,14 @@ func (w *slicedForest) size() int {
 		return maxSlices
 	}
 	return w.slices * w.wide
+}
+
+// sums is the size of the sums of a block.
+func (w *slicedForest) sums() int {
+	if w.f.Single {
+		return 4 * maxRows * w.f.Outputs
+	}
+	return 8 * maxRows * w.f.Outputs
 }
 
 func (w *slicedForest) newScratch() *slicedScratch {

@@ -31,7 +31,7 @@ func drawWalks(t *testing.T, random *rand.Rand, n int, start bool) walkCase {
 		s.Outputs, s.Width = 1, 1
 		features = 1 + random.IntN(40)
 		f, _ := draw(t, random, s, 1+random.IntN(6), random.IntN(12), features)
-		w = newLaneForest(f, highest)
+		w = newLaneForest(newAsk(f), highest)
 	}
 	rows := drawRows(random, n, features)
 	if random.IntN(2) == 0 {
