@@ -35,25 +35,48 @@ var plainOrder = func() *order {
 func mux(which, a, b uint64) uint64 { return b ^ which&(a^b) }
 
 // goPlanes evaluates a tree that is a heap, full to its depth, of the numbers of slices: the children of split i are 2i
-// and 2i+1. The path from the root is the index.
+// and 2i+1. The path from the root is the index. A level chooses three levels of the path at a time, from the last up.
 func goPlanes(all bitset, heap []uint16, depth int, p *planes) {
 	words := (*[maxSlices]uint64)(all)
-	var u [maxLeaves / 2]uint64
-	var path [sliceBits]uint64
+	var u [maxLeaves / 16]uint64
+	var path [sliceBits + 1]uint64
 	path[0] = words[heap[1]]
 	for level := 1; level < depth; level++ {
-		n := 1 << level // splits of the level
-		splits, up := heap[n:2*n], path[level-1]
-		for k := range n / 2 {
-			u[k] = mux(up, words[splits[2*k+1]], words[splits[2*k]])
+		splits := heap[1<<level : 2<<level]
+		switch level {
+		case 1:
+			path[1] = mux(path[0], words[splits[1]], words[splits[0]])
+			continue
+		case 2:
+			h := (*[4]uint16)(splits)
+			path[2] = quad(path[0], path[1], words[h[0]], words[h[1]], words[h[2]], words[h[3]])
+			continue
 		}
-		for l := level - 2; l >= 0; l-- {
-			up := path[l]
-			for k := range 1 << l {
-				u[k] = mux(up, u[2*k+1], u[2*k])
+		n := len(splits) / 8
+		a, b, c := path[level-3], path[level-2], path[level-1]
+		for k := range n {
+			u[k] = eighth(words, (*[8]uint16)(splits[8*k:]), a, b, c)
+		}
+		switch level {
+		case 3:
+			path[3] = u[0]
+		case 4:
+			path[4] = mux(path[0], u[1], u[0])
+		case 5:
+			path[5] = quad(path[0], path[1], u[0], u[1], u[2], u[3])
+		default:
+			for k := range n / 4 {
+				v := (*[4]uint64)(u[4*k:])
+				u[k] = quad(path[level-5], path[level-4], v[0], v[1], v[2], v[3])
+			}
+			path[level] = u[0]
+			for l := level - 6; l >= 0; l-- {
+				for k := range 1 << l {
+					u[k] = mux(path[l], u[2*k+1], u[2*k])
+				}
+				path[level] = u[0]
 			}
 		}
-		path[level] = u[0]
 	}
 	for bit := range sliceBits {
 		p[bit] = 0
@@ -61,6 +84,18 @@ func goPlanes(all bitset, heap []uint16, depth int, p *planes) {
 			p[bit] = path[depth-1-bit]
 		}
 	}
+}
+
+// quad chooses one of four, the first way by a.
+func quad(a, b, v0, v1, v2, v3 uint64) uint64 { return mux(a, mux(b, v3, v2), mux(b, v1, v0)) }
+
+// eighth chooses one of eight slices.
+func eighth(words *[maxSlices]uint64, h *[8]uint16, a, b, c uint64) uint64 {
+	v0 := mux(c, words[h[1]], words[h[0]])
+	v1 := mux(c, words[h[3]], words[h[2]])
+	v2 := mux(c, words[h[5]], words[h[4]])
+	v3 := mux(c, words[h[7]], words[h[6]])
+	return quad(a, b, v0, v1, v2, v3)
 }
 
 // goCircuit evaluates gates into the slices from free on.
@@ -159,42 +194,62 @@ func heapOf[N int32 | int64](keys []N, most N) (table *[maxRank + 1]N, levels in
 	return table, levels
 }
 
-// spread has the bits of a byte as the lowest bits of eight bytes.
-var spread = func() (t [256]uint64) {
-	for b := range t {
-		for i := range 8 {
-			t[b] |= uint64(b>>i&1) << (8 * i)
-		}
-	}
-	return t
-}()
+// indices gives x the indices of 64 rows, whose bits stand in a word of each plane: those of row 8g+j are byte g of word
+// j. In three steps every pair of words swaps the bits that stand at each other's place.
+func (p *planes) indices(x *[8]uint64, w, words int) {
+	x0, x1, x2, x3 := p[w], p[words+w], p[2*words+w], p[3*words+w]
+	x4, x5, x6, x7 := p[4*words+w], p[5*words+w], p[6*words+w], p[7*words+w]
+	const m4, m2, m1 = 0x0f0f0f0f0f0f0f0f, 0x3333333333333333, 0x5555555555555555
+	x0, x4 = swap(x0, x4, 4, m4)
+	x1, x5 = swap(x1, x5, 4, m4)
+	x2, x6 = swap(x2, x6, 4, m4)
+	x3, x7 = swap(x3, x7, 4, m4)
+	x0, x2 = swap(x0, x2, 2, m2)
+	x1, x3 = swap(x1, x3, 2, m2)
+	x4, x6 = swap(x4, x6, 2, m2)
+	x5, x7 = swap(x5, x7, 2, m2)
+	x[0], x[1] = swap(x0, x1, 1, m1)
+	x[2], x[3] = swap(x2, x3, 1, m1)
+	x[4], x[5] = swap(x4, x5, 1, m1)
+	x[6], x[7] = swap(x6, x7, 1, m1)
+}
 
-// eight gives the indices of rows 8g to 8g+7, a byte each.
-func (p *planes) eight(g, bits int) uint64 {
-	x := uint64(0)
-	for b := bits - 1; b >= 0; b-- {
-		x = x<<1 | spread[uint8(p[b]>>(8*g))]
-	}
-	return x
+// swap exchanges bits of a that stand n above those of mask with the bits of b there.
+func swap(a, b uint64, n uint, mask uint64) (uint64, uint64) {
+	t := (a>>(n&7) ^ b) & mask
+	return a ^ t<<(n&7), b ^ t
 }
 
 // goIndex writes the indices of the rows.
-func goIndex(p *planes, index *[maxRows]byte, bits int) {
-	for g := range 8 {
-		x := p.eight(g, bits)
-		for i := range 8 {
-			index[8*g+i] = byte(x >> (8 * i))
+func goIndex(p *planes, index *[maxRows]byte, words int) {
+	var eight [8]uint64
+	for w := range words {
+		p.indices(&eight, w, words)
+		for j, x := range eight {
+			to := (*[57]byte)(index[64*w+j:])
+			for g := range 8 {
+				to[8*g] = byte(x >> (8 * g))
+			}
 		}
 	}
 }
 
 // goAdd adds to each sum what the index of its row chooses.
-func goAdd[V float32 | float64](sums *[maxRows]V, p *planes, values *[maxLeaves]V, bits int) {
-	for g := range 8 {
-		x := p.eight(g, bits)
-		s := (*[8]V)(sums[8*g:])
-		for i := range s {
-			s[i] += values[uint8(x>>(8*i))]
+func goAdd[V float32 | float64](sums *[maxRows]V, p *planes, values *[maxLeaves]V, words int) {
+	var eight [8]uint64
+	for w := range words {
+		p.indices(&eight, w, words)
+		group := (*[64]V)(sums[64*w:])
+		for j := range eight {
+			x, s := eight[j], (*[57]V)(group[j:])
+			s[0] += values[uint8(x)]
+			s[8] += values[uint8(x>>8)]
+			s[16] += values[uint8(x>>16)]
+			s[24] += values[uint8(x>>24)]
+			s[32] += values[uint8(x>>32)]
+			s[40] += values[uint8(x>>40)]
+			s[48] += values[uint8(x>>48)]
+			s[56] += values[uint8(x>>56)]
 		}
 	}
 }

@@ -129,10 +129,8 @@ func (l level) index(p *planes, index *[maxRows]byte, bits int) {
 		simd.Index(bytesOf(p), &index[0])
 	case l >= levelAVX512:
 		simd.Index512NoGFNI(bytesOf(p), &index[0])
-	case l >= levelAVX2:
-		simd.Index256(bytesOf(p), &index[0])
 	default:
-		goIndex(p, index, bits)
+		goIndex(p, index, l.words())
 	}
 }
 
@@ -146,10 +144,8 @@ func (l level) add32(sums *[maxRows]float32, p *planes, t *leafTable, bits int) 
 		var index [maxRows]byte
 		l.index(p, &index, bits)
 		simd.GatherFloats512(&sums[0], &index[0], &t.floats[0])
-	case l >= levelAVX2:
-		choose(l, sums, p, t.floats, bits)
 	default:
-		goAdd(sums, p, t.floats, bits)
+		goAdd(sums, p, t.floats, l.words())
 	}
 }
 
@@ -163,18 +159,7 @@ func (l level) add64(sums *[maxRows]float64, p *planes, t *leafTable, bits int) 
 		var index [maxRows]byte
 		l.index(p, &index, bits)
 		simd.GatherDoubles512(&sums[0], &index[0], &t.doubles[0])
-	case l >= levelAVX2:
-		choose(l, sums, p, t.doubles, bits)
 	default:
-		goAdd(sums, p, t.doubles, bits)
-	}
-}
-
-// choose is goAdd after assembly made the indices: many of the processors without AVX-512 are slow to gather.
-func choose[V float32 | float64](l level, sums *[maxRows]V, p *planes, values *[maxLeaves]V, bits int) {
-	var index [maxRows]byte
-	l.index(p, &index, bits)
-	for r, i := range index[:64*l.words()] {
-		sums[r] += values[i]
+		goAdd(sums, p, t.doubles, l.words())
 	}
 }

@@ -21,12 +21,12 @@ func (level) answer64(x *[maxRows]float64, table *[maxRank + 1]int64, levels int
 
 func (level) transpose([]float32, int, int, int, int, []float32) int { return 0 }
 
-func (level) index(p *planes, index *[maxRows]byte, bits int) { goIndex(p, index, bits) }
+func (level) index(p *planes, index *[maxRows]byte, bits int) { goIndex(p, index, 1) }
 
 func (level) add32(sums *[maxRows]float32, p *planes, t *leafTable, bits int) {
-	goAdd(sums, p, t.floats, bits)
+	goAdd(sums, p, t.floats, 1)
 }
 
 func (level) add64(sums *[maxRows]float64, p *planes, t *leafTable, bits int) {
-	goAdd(sums, p, t.doubles, bits)
+	goAdd(sums, p, t.doubles, 1)
 }
