@@ -194,6 +194,9 @@ func order32(v float32) int32 {
 	return i ^ i>>31&math.MaxInt32
 }
 
+// unorder32 is the float32 at a place.
+func unorder32(at int32) float32 { return math.Float32frombits(uint32(at ^ at>>31&math.MaxInt32)) }
+
 // order64 is order32 for float64.
 func order64(v float64) int64 {
 	i := int64(math.Float64bits(v + 0))

@@ -47,11 +47,10 @@ type section struct {
 // slicedPiece is a piece with its keys as slicer's ranks want them.
 type slicedPiece struct {
 	*column
-	answers int // the slice of the first of its questions
-	n       int // questions
-	levels  int
-	table   *[maxRank + 1]int32 // for rows of float32
-	table64 *[maxRank + 1]int64 // for rows of float64 that are compared as such
+	answers int                   // the slice of the first of its questions
+	n       int                   // questions
+	keys    keys[float32, int32]  // for rows of float32
+	keys64  *keys[float64, int64] // for rows of float64 that are compared as such
 }
 
 // slicedTree is a tree as it is sliced.
@@ -205,17 +204,24 @@ func (w *slicer) shape(tree model.Tree, splits []model.Split, k, l, end uint32) 
 // piece lays the keys of a piece out.
 func (w *slicedForest) piece(c *column, keys []int32, answers int) slicedPiece {
 	p := slicedPiece{column: c, answers: answers, n: len(keys)}
+	keys32 := make([]float32, len(keys))
+	for i, k := range keys {
+		if c.ranks == nil {
+			keys32[i] = unorder32(k)
+		} else { // keys are ranks among the thresholds
+			keys32[i] = floor32(c.ranks[k])
+		}
+	}
+	p.keys = newKeys(w.asks, keys32, order32, math.MaxInt32)
 	if c.ranks == nil {
-		p.table, p.levels = heapOf(keys, math.MaxInt32)
 		return p
 	}
-	// Keys are ranks among the thresholds.
-	keys32, keys64 := make([]int32, len(keys)), make([]int64, len(keys))
+	all := make([]float64, len(keys))
 	for i, k := range keys {
-		keys32[i], keys64[i] = order32(floor32(c.ranks[k])), order64(c.ranks[k])
+		all[i] = c.ranks[k]
 	}
-	p.table, p.levels = heapOf(keys32, math.MaxInt32)
-	p.table64, _ = heapOf(keys64, math.MaxInt64)
+	keys64 := newKeys(w.asks, all, order64, math.MaxInt64)
+	p.keys64 = &keys64
 	return p
 }
 
@@ -519,7 +525,7 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 		if p.missingLeft {
 			missing, missing64 = toLeft, math.MinInt64
 		}
-		if p.table64 != nil && !whole {
+		if p.keys64 != nil && !whole {
 			for r := range n {
 				v := float64(rows[r*features+p.feature])
 				if p.zeroMissing && v >= -model.NearZero && v <= model.NearZero {
@@ -527,7 +533,7 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 				}
 				s.wide[r] = v
 			}
-			w.asks.answer64(&s.wide, p.table64, p.levels, missing64, &s.answer, answers, w.wide)
+			w.asks.answer64(&s.wide, p.keys64, missing64, &s.answer, answers, w.wide)
 			continue
 		}
 		if p.feature >= from+transposed {
@@ -544,7 +550,7 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 			}
 			column = &s.column
 		}
-		w.asks.answer32(column, p.table, p.levels, missing, &s.answer, answers, w.wide)
+		w.asks.answer32(column, &p.keys, missing, &s.answer, answers, w.wide)
 	}
 }
 

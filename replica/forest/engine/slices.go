@@ -1,6 +1,10 @@
 package engine
 
-import "math/bits"
+import (
+	"math"
+	"math/bits"
+	"slices"
+)
 
 // The primitives of the sliced kernel, in Go, for blocks of 64 rows. On some processors assembly for larger blocks takes
 // their place (slices_amd64.go); it gives the same answers, though rows may stand in another order.
@@ -107,73 +111,133 @@ func goCircuit(all bitset, gates []gate, free int) {
 	}
 }
 
-// goAnswer32 answers the questions of keys for the values of rows. The keys are a heap of levels levels, in which
-// those that are too many are the largest number. A value that is not a number stands for missing.
-func goAnswer32(x *[maxRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers bitset, words int) {
-	var o [together]int32
-	for r := 0; r < 64*words; r += together {
-		for i, v := range x[r : r+together] {
-			if o[i] = order32(v); v != v {
-				o[i] = missing
+// goAnswer answers the questions of keys for the values of rows. A value that is not a number is missing, and goes the
+// way of missing, which is toLeft or toRight.
+func goAnswer[V float32 | float64](x *[maxRows]V, c *cells[V], right bool, s *answerScratch, answers bitset, words int) {
+	missing := 0
+	if right {
+		missing = len(answers) / words
+	}
+	low, scale, half := c.low, c.scale, c.half
+	for w := range words {
+		for r, v := range x[64*w:][:64] {
+			rank := missing
+			if v == v {
+				cell := 0
+				if at := (v - low) * scale; at >= lastCell {
+					cell = lastCell
+				} else if at > 0 {
+					cell = int(at)
+				}
+				rank = int(c.first[cell&lastCell])
+				for step := half; step > 0; step >>= 1 {
+					up := 0
+					if v > c.keys[(rank+step-1)&(2*maxRank+1)] {
+						up = step
+					}
+					rank += up
+				}
 			}
+			s[(rank*words+w)%len(s)] |= 1 << (r & 63)
 		}
-		down(&o, table, levels, r, s, words)
 	}
 	scan(s, answers, words)
-}
-
-// goAnswer64 is goAnswer32 for float64.
-func goAnswer64(x *[maxRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers bitset, words int) {
-	var o [together]int64
-	for r := 0; r < 64*words; r += together {
-		for i, v := range x[r : r+together] {
-			if o[i] = order64(v); v != v {
-				o[i] = missing
-			}
-		}
-		down(&o, table, levels, r, s, words)
-	}
-	scan(s, answers, words)
+	clear(s[:len(answers)+words])
 }
 
 // answerScratch has the rows of each rank: all of them are 0 before and after. Assembly keeps something else there.
 type answerScratch [(maxRank + 1) * maxRows / 64]uint64
-
-// together is the number of searches that wait for memory together.
-const together = 8
-
-// down finds the ranks of several values, of rows from r on: the numbers of keys that are less.
-func down[N int32 | int64](x *[together]N, table *[maxRank + 1]N, levels, r int, s *answerScratch, words int) {
-	at := [together]uint32{1, 1, 1, 1, 1, 1, 1, 1}
-	for range levels {
-		for i := range at {
-			up := uint32(0)
-			if x[i] > table[uint8(at[i])] {
-				up = 1
-			}
-			at[i] = at[i]<<1 | up
-		}
-	}
-	for i := range at {
-		s[int(uint8(at[i]-1<<levels))*words+r/64] |= 1 << ((r + i) % 64)
-	}
-}
 
 // scan makes answers of the rows of each rank: question i sends to the right those whose rank is above i.
 func scan(s *answerScratch, answers bitset, words int) {
 	for w := range words {
 		at := len(answers) + w
 		right := s[at]
-		s[at] = 0
 		for at -= words; at >= 0; at -= words {
 			answers[at] = right
 			right |= s[at]
-			s[at] = 0
 		}
 	}
 }
 
-// heapOf puts ascending keys, at most maxRank, into the order in which down searches, and gives the number of levels.
+// keys are those of a piece, ascending, as its questions are answered: Go has cells, assembly has a heap.
+type keys[V float32 | float64, N int32 | int64] struct {
+	cells *cells[V]
+	heap  *[maxRank + 1]N
+	// levels are those of the heap.
+	levels int
+}
+
+func newKeys[V float32 | float64, N int32 | int64](l level, ascending []V, order func(V) N, most N) (k keys[V, N]) {
+	if l < levelAVX512 {
+		k.cells = newCells(ascending)
+		return k
+	}
+	ordered := make([]N, len(ascending))
+	for i, v := range ascending {
+		ordered[i] = order(v)
+	}
+	k.heap, k.levels = heapOf(ordered, most)
+	return k
+}
+
+// cells cut the range of keys, at most maxRank, into parts of the same width, so that the search for the rank of a
+// value begins near its end. How a value's cell is computed does not matter, as long as a larger value is in no
+// lower cell: the rounding of every step keeps the order.
+type cells[V float32 | float64] struct {
+	low, scale V
+	half       int                  // the first step of the search in a cell, half of the most keys of one
+	first      [lastCell + 1]uint8  // the keys in all cells before
+	keys       [2 * (maxRank + 1)]V // and then what no value is above
+}
+
+const lastCell = 511
+
+func newCells[V float32 | float64](ascending []V) *cells[V] {
+	c := &cells[V]{}
+	inf := V(math.Inf(1))
+	for i := range c.keys {
+		c.keys[i] = inf
+	}
+	copy(c.keys[:], ascending)
+	var finite []V
+	for _, k := range ascending {
+		if k-k == 0 {
+			finite = append(finite, k)
+		}
+	}
+	if len(finite) > 0 {
+		c.low = finite[0]
+		if scale := lastCell / (finite[len(finite)-1] - c.low); scale < inf {
+			c.scale = scale
+		}
+	}
+	var n [lastCell + 1]int
+	for _, k := range ascending {
+		n[c.cell(k)]++
+	}
+	before := 0
+	for i := range n {
+		c.first[i] = uint8(before)
+		before += n[i]
+	}
+	c.half = 1 << bits.Len(uint(slices.Max(n[:]))) / 2
+	return c
+}
+
+func (c *cells[V]) cell(v V) int {
+	at := (v - c.low) * c.scale
+	switch {
+	case at >= lastCell:
+		return lastCell
+	case at > 0:
+		return int(at)
+	}
+	return 0
+}
+
+// heapOf puts ascending keys, at most maxRank, into the order of a heap, in which those that are too many are the
+// largest number, and gives the number of levels.
 func heapOf[N int32 | int64](keys []N, most N) (table *[maxRank + 1]N, levels int) {
 	table, levels = new([maxRank + 1]N), bits.Len(uint(len(keys)))
 	next := 0

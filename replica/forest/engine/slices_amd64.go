@@ -82,31 +82,31 @@ func above(planes []uint64, levels int, s *answerScratch, answers bitset) {
 	copy(answers, a[:])
 }
 
-func (l level) answer32(x *[maxRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers bitset, words int) {
+func (l level) answer32(x *[maxRows]float32, k *keys[float32, int32], missing int32, s *answerScratch, answers bitset, words int) {
 	p := s[rankPlanes:]
 	switch {
 	case l < levelAVX512:
-		goAnswer32(x, table, levels, missing, s, answers, words)
+		goAnswer(x, k.cells, missing > 0, s, answers, words)
 	case words == 1:
-		simd.Bits32(&x[0], &table[0], levels, missing, bytesOf(&p[0]), 1)
-		above(p, levels, s, answers)
+		simd.Bits32(&x[0], &k.heap[0], k.levels, missing, bytesOf(&p[0]), 1)
+		above(p, k.levels, s, answers)
 	default:
-		simd.Bits32(&x[0], &table[0], levels, missing, bytesOf(&p[0]), words)
-		simd.Above(bytesOf(&p[0]), levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/words)
+		simd.Bits32(&x[0], &k.heap[0], k.levels, missing, bytesOf(&p[0]), words)
+		simd.Above(bytesOf(&p[0]), k.levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/words)
 	}
 }
 
-func (l level) answer64(x *[maxRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers bitset, words int) {
+func (l level) answer64(x *[maxRows]float64, k *keys[float64, int64], missing int64, s *answerScratch, answers bitset, words int) {
 	p := s[rankPlanes:]
 	switch {
 	case l < levelAVX512:
-		goAnswer64(x, table, levels, missing, s, answers, words)
+		goAnswer(x, k.cells, missing > 0, s, answers, words)
 	case words == 1:
-		simd.Bits64(&x[0], &table[0], levels, missing, bytesOf(&p[0]), 1)
-		above(p, levels, s, answers)
+		simd.Bits64(&x[0], &k.heap[0], k.levels, missing, bytesOf(&p[0]), 1)
+		above(p, k.levels, s, answers)
 	default:
-		simd.Bits64(&x[0], &table[0], levels, missing, bytesOf(&p[0]), words)
-		simd.Above(bytesOf(&p[0]), levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/words)
+		simd.Bits64(&x[0], &k.heap[0], k.levels, missing, bytesOf(&p[0]), words)
+		simd.Above(bytesOf(&p[0]), k.levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/words)
 	}
 }
 

@@ -11,12 +11,12 @@ func (level) planes(all bitset, heap []uint16, depth int, p *planes) { goPlanes(
 
 func (level) circuit(all bitset, gates []gate, free int) { goCircuit(all, gates, free) }
 
-func (level) answer32(x *[maxRows]float32, table *[maxRank + 1]int32, levels int, missing int32, s *answerScratch, answers bitset, words int) {
-	goAnswer32(x, table, levels, missing, s, answers, words)
+func (level) answer32(x *[maxRows]float32, k *keys[float32, int32], missing int32, s *answerScratch, answers bitset, words int) {
+	goAnswer(x, k.cells, missing > 0, s, answers, words)
 }
 
-func (level) answer64(x *[maxRows]float64, table *[maxRank + 1]int64, levels int, missing int64, s *answerScratch, answers bitset, words int) {
-	goAnswer64(x, table, levels, missing, s, answers, words)
+func (level) answer64(x *[maxRows]float64, k *keys[float64, int64], missing int64, s *answerScratch, answers bitset, words int) {
+	goAnswer(x, k.cells, missing > 0, s, answers, words)
 }
 
 func (level) transpose([]float32, int, int, int, int, []float32) int { return 0 }

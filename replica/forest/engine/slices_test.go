@@ -107,10 +107,7 @@ func TestAnswers(t *testing.T) {
 			if n > 20 {
 				thresholds[0], thresholds[n-1] = math.Inf(-1), math.Inf(1)
 			}
-			keys32, keys64 := make([]int32, n), make([]int64, n)
-			for i, v := range thresholds {
-				keys32[i], keys64[i] = order32(float32(v)), order64(v)
-			}
+			keys32 := toFloat32(thresholds)
 			x32, x64 := &guarded[[maxRows]float32](t, 1, start)[0], &guarded[[maxRows]float64](t, 1, start)[0]
 			special := []float64{math.NaN(), math.Inf(1), math.Inf(-1), 0, math.Copysign(0, -1), 1e-45, -1e-45}
 			for r := range x32 {
@@ -138,17 +135,17 @@ func TestAnswers(t *testing.T) {
 						}
 					}
 				}
-				table32, levels := heapOf(keys32, math.MaxInt32)
-				guard32 := &guarded[[maxRank + 1]int32](t, 1, start)[0]
-				*guard32 = *table32
+				k32, k64 := newKeys(l, keys32, order32, math.MaxInt32), newKeys(l, thresholds, order64, math.MaxInt64)
+				if k32.heap != nil {
+					guard32, guard64 := &guarded[[maxRank + 1]int32](t, 1, start)[0], &guarded[[maxRank + 1]int64](t, 1, start)[0]
+					*guard32, *guard64 = *k32.heap, *k64.heap
+					k32.heap, k64.heap = guard32, guard64
+				}
 				answers := guarded[uint64](t, n*words, start)
-				l.answer32(x32, guard32, levels, int32(missing*math.MaxInt32), s, answers, words)
+				l.answer32(x32, &k32, int32(missing*math.MaxInt32), s, answers, words)
 				check("float32", answers)
-				table64, _ := heapOf(keys64, math.MaxInt64)
-				guard64 := &guarded[[maxRank + 1]int64](t, 1, start)[0]
-				*guard64 = *table64
 				clear(answers)
-				l.answer64(x64, guard64, levels, int64(missing)*math.MaxInt64, s, answers, words)
+				l.answer64(x64, &k64, int64(missing)*math.MaxInt64, s, answers, words)
 				check("float64", answers)
 			}
 		}
