@@ -98,7 +98,7 @@ func (w *narrowForest) group(sec *section, output int, trees []int) run {
 		t := &sec.trees[trees[i]]
 		// A heap of a lower depth has its leaves repeatedly: what is below them does not ask.
 		for at := 1; at < 1<<t.bits; at++ {
-			heap[at*groupTrees+i%groupTrees] = t.heap[at]
+			heap[at*groupTrees+i%groupTrees] = t.heap[turned(at)]
 		}
 		leaves := newLeafTable(levelVBMI, w.f.Single, groupDepth, 64, func(at int) float64 {
 			if w.f.Single {

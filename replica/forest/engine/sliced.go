@@ -249,6 +249,7 @@ func (w *slicer) tree(at, free int) slicedTree {
 	if heap {
 		t.bits = d
 		t.heap, leaves = w.wiring.full(root)
+		t.heap = w.level.turn(t.heap)
 	}
 	t.ids = make([]uint32, len(leaves))
 	for i, leaf := range leaves {

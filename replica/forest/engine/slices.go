@@ -38,48 +38,54 @@ var plainOrder = func() *order {
 // mux has the bits of a where which has ones, and those of b elsewhere.
 func mux(which, a, b uint64) uint64 { return b ^ which&(a^b) }
 
+// turned is where goPlanes wants what stands at a place of a heap: the bits of the place in its level are turned around,
+// so that the first steps of a path choose among neighbours. What stands there then is at the place again.
+func turned(at int) int {
+	level := bits.Len(uint(at)) - 1
+	first := 1 << level
+	return first + int(bits.Reverse64(uint64(at-first))>>(64-level))
+}
+
+// turn gives a heap as a level's planes want it.
+func (l level) turn(heap []uint16) []uint16 {
+	if l != levelGo {
+		return heap
+	}
+	to := make([]uint16, len(heap))
+	for at := 1; at < len(heap); at++ {
+		to[turned(at)] = heap[at]
+	}
+	return to
+}
+
 // goPlanes evaluates a tree that is a heap, full to its depth, of the numbers of slices: the children of split i are 2i
-// and 2i+1. The path from the root is the index. A level chooses three levels of the path at a time, from the last up.
+// and 2i+1, before places were turned. The path from the root is the index. All choices by its first three steps come
+// first: they leave a heap of the levels below. So few steps wait for the one before.
 func goPlanes(all bitset, heap []uint16, depth int, p *planes) {
 	words := (*[maxSlices]uint64)(all)
-	var u [maxLeaves / 16]uint64
-	var path [sliceBits + 1]uint64
+	var path [sliceBits]uint64
 	path[0] = words[heap[1]]
-	for level := 1; level < depth; level++ {
-		splits := heap[1<<level : 2<<level]
-		switch level {
-		case 1:
-			path[1] = mux(path[0], words[splits[1]], words[splits[0]])
-			continue
-		case 2:
-			h := (*[4]uint16)(splits)
-			path[2] = quad(path[0], path[1], words[h[0]], words[h[1]], words[h[2]], words[h[3]])
-			continue
+	if depth > 1 {
+		path[1] = mux(path[0], words[heap[3]], words[heap[2]])
+	}
+	if depth > 2 {
+		h := (*[8]uint16)(heap)
+		path[2] = quad(path[1], path[0], words[h[4]], words[h[5]], words[h[6]], words[h[7]])
+	}
+	if depth > 3 {
+		var u [maxLeaves / 8]uint64
+		for k := 1; k < 1<<depth/8; k++ {
+			u[k%len(u)] = eighth(words, (*[8]uint16)(heap[8*k:]), path[2], path[1], path[0])
 		}
-		n := len(splits) / 8
-		a, b, c := path[level-3], path[level-2], path[level-1]
-		for k := range n {
-			u[k] = eighth(words, (*[8]uint16)(splits[8*k:]), a, b, c)
-		}
-		switch level {
-		case 3:
-			path[3] = u[0]
-		case 4:
-			path[4] = mux(path[0], u[1], u[0])
-		case 5:
-			path[5] = quad(path[0], path[1], u[0], u[1], u[2], u[3])
-		default:
-			for k := range n / 4 {
-				v := (*[4]uint64)(u[4*k:])
-				u[k] = quad(path[level-5], path[level-4], v[0], v[1], v[2], v[3])
-			}
-			path[level] = u[0]
-			for l := level - 6; l >= 0; l-- {
-				for k := range 1 << l {
-					u[k] = mux(path[l], u[2*k+1], u[2*k])
-				}
-				path[level] = u[0]
-			}
+		path[3] = u[1]
+		path[4] = mux(path[3], u[3], u[2])
+		path[5] = quad(path[4], path[3], u[4], u[5], u[6], u[7])
+		if depth > 6 {
+			a, b, c := path[5], path[4], path[3]
+			path[6] = mux(a, quad(b, c, u[12], u[13], u[14], u[15]), quad(b, c, u[8], u[9], u[10], u[11]))
+			low := mux(a, quad(b, c, u[20], u[21], u[22], u[23]), quad(b, c, u[16], u[17], u[18], u[19]))
+			high := mux(a, quad(b, c, u[28], u[29], u[30], u[31]), quad(b, c, u[24], u[25], u[26], u[27]))
+			path[7] = mux(path[6], high, low)
 		}
 	}
 	for bit := range sliceBits {
@@ -90,7 +96,7 @@ func goPlanes(all bitset, heap []uint16, depth int, p *planes) {
 	}
 }
 
-// quad chooses one of four, the first way by a.
+// quad chooses one of four, the last of the two steps by a.
 func quad(a, b, v0, v1, v2, v3 uint64) uint64 { return mux(a, mux(b, v3, v2), mux(b, v1, v0)) }
 
 // eighth chooses one of eight slices.
@@ -111,16 +117,16 @@ func goCircuit(all bitset, gates []gate, free int) {
 	}
 }
 
-// goAnswer answers the questions of keys for the values of rows. A value that is not a number is missing, and goes the
-// way of missing, which is toLeft or toRight.
+// goAnswer answers the questions of keys for the values of rows. A value that is not a number is missing, and goes
+// right or left.
 func goAnswer[V float32 | float64](x *[maxRows]V, c *cells[V], right bool, s *answerScratch, answers bitset, words int) {
 	missing := 0
 	if right {
 		missing = len(answers) / words
 	}
-	low, scale, half := c.low, c.scale, c.half
+	low, scale, half, shift := c.low, c.scale, c.half, bits.Len(uint(words))-1
 	for w := range words {
-		for r, v := range x[64*w:][:64] {
+		for r, v := range (*[64]V)(x[64*w:]) {
 			rank := missing
 			if v == v {
 				cell := 0
@@ -130,19 +136,26 @@ func goAnswer[V float32 | float64](x *[maxRows]V, c *cells[V], right bool, s *an
 					cell = int(at)
 				}
 				rank = int(c.first[cell&lastCell])
-				for step := half; step > 0; step >>= 1 {
-					up := 0
-					if v > c.keys[(rank+step-1)&(2*maxRank+1)] {
-						up = step
-					}
-					rank += up
+				for step := half; step > 2; step >>= 1 {
+					rank += above(v, c.keys[(rank+step-1)%len(c.keys)]) * step
 				}
+				rank &= maxRank
+				rank += 2 * above(v, c.keys[rank+1])
+				rank += above(v, c.keys[rank])
 			}
-			s[(rank*words+w)%len(s)] |= 1 << (r & 63)
+			s[uint(rank<<(shift&63)+w)%uint(len(s))] |= 1 << (r & 63)
 		}
 	}
 	scan(s, answers, words)
 	clear(s[:len(answers)+words])
+}
+
+// above is 1 when a value is above a key, and else 0.
+func above[V float32 | float64](v, key V) int {
+	if v > key {
+		return 1
+	}
+	return 0
 }
 
 // answerScratch has the rows of each rank: all of them are 0 before and after. Assembly keeps something else there.
@@ -150,12 +163,35 @@ type answerScratch [(maxRank + 1) * maxRows / 64]uint64
 
 // scan makes answers of the rows of each rank: question i sends to the right those whose rank is above i.
 func scan(s *answerScratch, answers bitset, words int) {
-	for w := range words {
-		at := len(answers) + w
-		right := s[at]
-		for at -= words; at >= 0; at -= words {
-			answers[at] = right
-			right |= s[at]
+	n := len(answers)
+	ranks := s[:n+words]
+	switch {
+	case words == 4:
+		r := (*[4]uint64)(ranks[n:])
+		r0, r1, r2, r3 := r[0], r[1], r[2], r[3]
+		for n >= 4 {
+			n -= 4
+			to, from := (*[4]uint64)(answers[n:]), (*[4]uint64)(ranks[n:])
+			to[0], to[1], to[2], to[3] = r0, r1, r2, r3
+			r0, r1, r2, r3 = r0|from[0], r1|from[1], r2|from[2], r3|from[3]
+		}
+	default:
+		right := ranks[n]
+		for n >= 4 {
+			n -= 4
+			to, from := (*[4]uint64)(answers[n:]), (*[4]uint64)(ranks[n:])
+			to[3] = right
+			right |= from[3]
+			to[2] = right
+			right |= from[2]
+			to[1] = right
+			right |= from[1]
+			to[0] = right
+			right |= from[0]
+		}
+		for n--; n >= 0; n-- {
+			answers[n] = right
+			right |= ranks[n]
 		}
 	}
 }

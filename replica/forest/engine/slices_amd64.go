@@ -67,9 +67,9 @@ func (l level) circuit(all bitset, gates []gate, free int) {
 // rankPlanes is where the bits of ranks stand in the scratch memory of assembly: behind what it needs itself.
 const rankPlanes = (maxRank + 1 - sliceBits) * maxRows / 64
 
-// above is simd.Above for slices of a word: answer i is whether the rank is above i, of which bit b of each row stands
+// aboveOne is simd.Above for slices of a word: answer i is whether the rank is above i, of which bit b of each row stands
 // in word 8b of the planes. For ranks of one bit more, b, the answers are those of before or b, and then those and b.
-func above(planes []uint64, levels int, s *answerScratch, answers bitset) {
+func aboveOne(planes []uint64, levels int, s *answerScratch, answers bitset) {
 	a := (*[maxRank + 1]uint64)(s[:])
 	a[0] = 0
 	for bit := range levels {
@@ -89,7 +89,7 @@ func (l level) answer32(x *[maxRows]float32, k *keys[float32, int32], missing in
 		goAnswer(x, k.cells, missing > 0, s, answers, words)
 	case words == 1:
 		simd.Bits32(&x[0], &k.heap[0], k.levels, missing, bytesOf(&p[0]), 1)
-		above(p, k.levels, s, answers)
+		aboveOne(p, k.levels, s, answers)
 	default:
 		simd.Bits32(&x[0], &k.heap[0], k.levels, missing, bytesOf(&p[0]), words)
 		simd.Above(bytesOf(&p[0]), k.levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/words)
@@ -103,7 +103,7 @@ func (l level) answer64(x *[maxRows]float64, k *keys[float64, int64], missing in
 		goAnswer(x, k.cells, missing > 0, s, answers, words)
 	case words == 1:
 		simd.Bits64(&x[0], &k.heap[0], k.levels, missing, bytesOf(&p[0]), 1)
-		above(p, k.levels, s, answers)
+		aboveOne(p, k.levels, s, answers)
 	default:
 		simd.Bits64(&x[0], &k.heap[0], k.levels, missing, bytesOf(&p[0]), words)
 		simd.Above(bytesOf(&p[0]), k.levels, bytesOf(s), bytesOf(&answers[0]), len(answers)/words)

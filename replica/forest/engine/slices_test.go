@@ -53,7 +53,9 @@ func TestPlanes(t *testing.T) {
 				heap[i] = uint16(random.IntN(300))
 			}
 			p := &guarded[planes](t, 1, start)[0]
-			l.planes(words, heap, depth, p)
+			turned := guarded[uint16](t, 1<<depth, start)
+			copy(turned, l.turn(heap))
+			l.planes(words, turned, depth, p)
 			for r := range 64 * l.words() {
 				at := 1
 				for range depth {
