@@ -337,9 +337,9 @@ func (w *slicedForest) bytes() int {
 
 // bytes is what a piece takes.
 func (p *slicedPiece) bytes() int {
-	n := int(unsafe.Sizeof(*p)) + 4*len(p.table)
-	if p.table64 != nil {
-		n += 8 * len(p.table64)
+	n := int(unsafe.Sizeof(*p)) + p.keys.bytes()
+	if p.keys64 != nil {
+		n += p.keys64.bytes()
 	}
 	return n
 }

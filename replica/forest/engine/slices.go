@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"unsafe"
 )
 
 // The primitives of the sliced kernel, in Go, for blocks of 64 rows. On some processors assembly for larger blocks takes
@@ -215,6 +216,18 @@ func newKeys[V float32 | float64, N int32 | int64](l level, ascending []V, order
 	}
 	k.heap, k.levels = heapOf(ordered, most)
 	return k
+}
+
+// bytes is what keys take.
+func (k *keys[V, N]) bytes() int {
+	n := 0
+	if k.cells != nil {
+		n += int(unsafe.Sizeof(*k.cells))
+	}
+	if k.heap != nil {
+		n += int(unsafe.Sizeof(*k.heap))
+	}
+	return n
 }
 
 // cells cut the range of keys, at most maxRank, into parts of the same width, so that the search for the rank of a
