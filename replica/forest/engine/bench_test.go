@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -164,6 +165,59 @@ func BenchmarkShallow(b *testing.B) {
 				}
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/row")
 			})
+		}
+	}
+}
+
+// BenchmarkSteps measures the steps that cost.go has, of blocks, at every level: for piece and ask the questions of one piece
+// with few and with many keys, for split and add one tree of 6 levels, for large one of 8.
+func BenchmarkSteps(b *testing.B) {
+	random := rand.New(rand.NewPCG(4, 4))
+	var x [maxRows]float32
+	for i := range x {
+		x[i] = random.Float32()
+	}
+	for _, l := range levels() {
+		words := l.words()
+		run := func(name string, step func()) {
+			b.Run(fmt.Sprintf("%v/%s", l, name), func(b *testing.B) {
+				for b.Loop() {
+					step()
+				}
+			})
+		}
+		all := make(bitset, maxSlices*words)
+		for i := range all {
+			all[i] = random.Uint64()
+		}
+		for _, n := range []int{15, 255} {
+			ascending := make([]float32, n)
+			for i := range ascending {
+				ascending[i] = float32(i) / float32(n)
+			}
+			k := newKeys(l, ascending, order32, int32(math.MaxInt32))
+			s := new(answerScratch)
+			run(fmt.Sprintf("answer/keys=%d", n), func() { l.answer32(&x, &k, 0, s, all[:n*words], words) })
+		}
+		var p planes
+		gates := make([]gate, 200)
+		for i := range gates {
+			gates[i] = gate{uint16(random.IntN(6000)), uint16(random.IntN(6000)), uint16(random.IntN(6000))}
+		}
+		run("circuit/gates=200", func() { l.circuit(all, gates, 6000) })
+		for _, depth := range []int{6, 8} {
+			heap := make([]uint16, 1<<depth)
+			for i := range heap {
+				heap[i] = uint16(random.IntN(6000))
+			}
+			heap = l.turn(heap)
+			run(fmt.Sprintf("planes/depth=%d", depth), func() { l.planes(all, heap, depth, &p) })
+			value := func(i int) float64 { return float64(i) }
+			t32, t64 := newLeafTable(l, true, depth, 1<<depth, value), newLeafTable(l, false, depth, 1<<depth, value)
+			var sums32 [maxRows]float32
+			var sums64 [maxRows]float64
+			run(fmt.Sprintf("add32/depth=%d", depth), func() { l.add32(&sums32, &p, &t32, depth) })
+			run(fmt.Sprintf("add64/depth=%d", depth), func() { l.add64(&sums64, &p, &t64, depth) })
 		}
 	}
 }

@@ -20,10 +20,10 @@ type costs struct {
 }
 
 var costOf = [...]costs{
-	levelGo:     {piece: 500, ask: 1.1, split: 0.9, gate: 1.5, add32: 90, add64: 90, large: 1.3, output: 2},
-	levelAVX2:   {piece: 2600, ask: 4.5, split: 1.2, gate: 1.8, add32: 330, add64: 330, large: 1.2, output: 2},
-	levelAVX512: {piece: 400, ask: 0.9, split: 0.65, gate: 1.2, add32: 280, add64: 400, large: 1.1, output: 2},
-	levelVBMI:   {piece: 400, ask: 0.9, split: 0.65, gate: 1.2, add32: 30, add64: 55, large: 1.7, output: 2},
+	levelGo:     {piece: 420, ask: 0.5, split: 0.8, gate: 1.9, add32: 35, add64: 40, large: 1.35, output: 2},
+	levelAVX2:   {piece: 1450, ask: 3.3, split: 0.4, gate: 1.3, add32: 133, add64: 133, large: 1.3, output: 2},
+	levelAVX512: {piece: 75, ask: 1.8, split: 0.6, gate: 1.6, add32: 300, add64: 300, large: 1, output: 2},
+	levelVBMI:   {piece: 75, ask: 1.8, split: 0.6, gate: 1.6, add32: 18, add64: 42, large: 1.8, output: 2},
 }
 
 // The costs of steps that are not those of blocks.
@@ -46,6 +46,7 @@ const (
 	permuteDeep  = 12   // to go on with a tree that is more
 
 	narrowPiece = 100 // to rank 64 rows
+	narrowAsk   = 0.9 // to answer a question for them
 	narrowGroup = 230 // to evaluate eight trees of 64 rows
 )
 

@@ -123,11 +123,11 @@ func (w *narrowForest) cost(rows int) float64 {
 
 // narrowCost is what a block costs, besides its rows.
 func (w *narrowForest) narrowCost() float64 {
-	asks, c := costOf[levelVBMI], costOf[levelGo]
+	c := costOf[levelGo]
 	cost := 0.0
 	for i := range w.sections {
 		s := &w.sections[i]
-		cost += float64(len(s.pieces))*narrowPiece + float64(s.free)*asks.ask
+		cost += float64(len(s.pieces))*narrowPiece + float64(s.free)*narrowAsk
 		for k := range w.runs[i] {
 			if r := &w.runs[i][k]; r.heaps != nil {
 				cost += float64(len(r.heaps)/(groupTrees<<groupDepth)) * narrowGroup
