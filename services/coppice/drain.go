@@ -54,7 +54,7 @@ func drainCommand() *cobra.Command {
 	}
 	c.flags(cmd)
 	answer := cmd.Flags().Lookup("timeout")
-	answer.Usage, answer.DefValue = "how long to wait for an answer (default 10s more than --drain-timeout)", ""
+	answer.Usage, answer.DefValue = "how long to wait for an answer (default 10s more than --drain-timeout)", "0s"
 	cmd.Flags().DurationVar(&drain, "drain-timeout", 30*time.Second, "how long requests in flight may take")
 	cmd.Flags().BoolVar(&js, "json", false, "print JSON")
 	return cmd
