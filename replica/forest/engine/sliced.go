@@ -509,6 +509,7 @@ func (w sliced[T]) Margins(dst []float64, rows []T, features int) {
 // answer answers the questions of a section for n rows.
 func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, features, n int) {
 	from := -transposed // the first feature in s.block
+	var wide *column    // that is in s.wide
 	single, whole := any(rows).([]float32)
 	for i := range sec.pieces {
 		p := &sec.pieces[i]
@@ -527,12 +528,16 @@ func answer[T Row](w *slicedForest, s *slicedScratch, sec *section, rows []T, fe
 			missing, missing64 = toLeft, math.MinInt64
 		}
 		if p.keys64 != nil && !whole {
-			for r := range n {
-				v := float64(rows[r*features+p.feature])
-				if p.zeroMissing && v >= -model.NearZero && v <= model.NearZero {
-					v = math.NaN()
+			// Pieces of a feature stand together.
+			if was := wide; was == nil || was.feature != p.feature || was.zeroMissing != p.zeroMissing {
+				wide = p.column
+				for r := range n {
+					v := float64(rows[r*features+p.feature])
+					if p.zeroMissing && v >= -model.NearZero && v <= model.NearZero {
+						v = math.NaN()
+					}
+					s.wide[r] = v
 				}
-				s.wide[r] = v
 			}
 			w.asks.answer64(&s.wide, p.keys64, missing64, &s.answer, answers, w.wide)
 			continue
