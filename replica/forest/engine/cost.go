@@ -20,8 +20,8 @@ type costs struct {
 }
 
 var costOf = [...]costs{
-	levelGo:     {piece: 420, ask: 0.5, split: 0.8, gate: 1.9, add32: 35, add64: 40, large: 1.35, output: 2},
-	levelAVX2:   {piece: 1450, ask: 3.3, split: 0.4, gate: 1.3, add32: 133, add64: 133, large: 1.3, output: 2},
+	levelGo:     {piece: 320, ask: 0.45, split: 0.7, gate: 1.2, add32: 30, add64: 32, large: 1.3, output: 2},
+	levelAVX2:   {piece: 1300, ask: 1, split: 0.4, gate: 1.2, add32: 110, add64: 130, large: 1.3, output: 2},
 	levelAVX512: {piece: 75, ask: 1.8, split: 0.6, gate: 1.6, add32: 300, add64: 300, large: 1, output: 2},
 	levelVBMI:   {piece: 75, ask: 1.8, split: 0.6, gate: 1.6, add32: 18, add64: 42, large: 1.8, output: 2},
 }

@@ -141,7 +141,9 @@ func goAnswer[V float32 | float64](x *[maxRows]V, c *cells[V], right bool, s *an
 					rank += above(v, c.keys[(rank+step-1)%len(c.keys)]) * step
 				}
 				rank &= maxRank
-				rank += 2 * above(v, c.keys[rank+1])
+				if half > 1 {
+					rank += 2 * above(v, c.keys[rank+1])
+				}
 				rank += above(v, c.keys[rank])
 			}
 			s[uint(rank<<(shift&63)+w)%uint(len(s))] |= 1 << (r & 63)
