@@ -24,8 +24,12 @@ type column struct {
 // columns are those of a forest.
 type columns []column
 
-// maxSetColumns bounds the columns of sets, which are worked out for every row, needed by its walks or not.
-const maxSetColumns = 64
+const (
+	// maxSetColumns bounds the columns of sets, which are worked out for every row, needed by its walks or not.
+	maxSetColumns = 64
+	// maxColumns bounds all: those of some rows are kept for the next call.
+	maxColumns = 1 << 17
+)
 
 // ask tells which column a split asks, and for what.
 type ask struct {
@@ -95,6 +99,9 @@ func newAsk(f *model.Forest) *ask {
 				return nil
 			}
 			c.set, c.words, c.setRight, c.how = true, f.Set(s.Value), s.Has(model.SetRight), f.Categories
+		}
+		if len(a.columns) == maxColumns {
+			return nil
 		}
 		a.index[k] = uint32(len(a.columns))
 		a.columns = append(a.columns, c)

@@ -42,7 +42,8 @@ func newLaneColumns(a *ask) (c laneColumns, bitsOf []word) {
 		keys[i] = key
 	}
 	c.plain = true
-	number, places, two := map[columnKey]int{}, make([]int, len(keys)), 0
+	number, places, two := make(map[columnKey]int, len(keys)), make([]int, len(keys)), 0
+	c.columns = make([]laneColumn, 0, len(keys))
 	for i, key := range keys {
 		from := a.columns[i]
 		n, ok := number[key]

@@ -42,8 +42,6 @@ const (
 	// laneBlock bounds the rows that follow a tree before the next tree's turn, and laneBytes what their columns take.
 	laneBlock = 8192
 	laneBytes = 2 << 20
-	// laneMost bounds what the columns of laneCount rows take: it is kept for the next call.
-	laneMost = 16 << 20
 	// laneLeastBlock rows are many enough for the smallest trees. The columns of a block take up to laneShare times what the
 	// largest tree takes: they are read again for each tree, and each tree for each block.
 	laneLeastBlock = 512
@@ -66,9 +64,7 @@ func newLaneForest(ask *ask, l level) *laneForest {
 	f := ask.f
 	w := &laneForest{f: f, level: l, direct: f.Single && f.Width == 1}
 	columns, bitsOf := newLaneColumns(ask)
-	if w.columns = columns; 4*columns.wide.group > laneMost {
-		return nil
-	}
+	w.columns = columns
 	words := 0
 	for t := range f.NumTrees() {
 		size := 1

@@ -85,7 +85,7 @@ func newPermuteForest(p *parts) *permuteForest {
 		return nil
 	}
 	a := p.questions()
-	if a == nil {
+	if a == nil || len(a.columns) > permutePieces {
 		return nil
 	}
 	of := make([]uint32, 0, f.NumSplits())
@@ -364,14 +364,15 @@ func (p *planter) heap(root *plot) []*plot {
 
 // cut is the part of a tree that a block holds.
 type cut struct {
+	memory [2*blockSplits + 1]*plot // of the others
 	splits []*plot
 	shape  uint64 // bit i tells whether node i below the root is one of splits; nodes stand level by level
 	exits  []*plot
 }
 
-// newCut cuts a block off a tree's top. The largest subtrees are taken into it, so that those left over are small.
-func newCut(root *plot) cut {
-	edge := []*plot{root.left, root.right}
+// take cuts a block off a tree's top. The largest subtrees are taken into it, so that those left over are small.
+func (c *cut) take(root *plot) {
+	edge := append(c.memory[:0], root.left, root.right)
 	for range min(root.splits, blockSplits) - 1 {
 		largest := 0
 		for i, n := range edge {
@@ -384,9 +385,9 @@ func newCut(root *plot) cut {
 		edge[largest] = n.left
 		edge = append(edge, n.right)
 	}
-	c := cut{splits: []*plot{root}}
+	c.splits, c.exits = append(c.memory[:0], root), c.memory[blockSplits:blockSplits]
 	for i := 0; i < len(c.splits); i++ {
-		for _, child := range []*plot{c.splits[i].left, c.splits[i].right} {
+		for _, child := range [...]*plot{c.splits[i].left, c.splits[i].right} {
 			if child.in {
 				c.shape |= 1 << (len(c.splits) - 1 + len(c.exits))
 				c.splits = append(c.splits, child)
@@ -395,40 +396,47 @@ func newCut(root *plot) cut {
 			}
 		}
 	}
-	return c
 }
 
 // root lays out the block with which a tree begins, and those that follow it.
 func (p *planter) root(root *plot) {
-	c, r := newCut(root), &p.roots
-	none := slices.Repeat([]*plot{{}}, blockSplits+1-len(c.splits))
-	r.ranks = p.appendRanks(r.ranks, append(c.splits, none...))
+	var c cut
+	c.take(root)
+	r := &p.roots
+	r.ranks = p.appendRanks(r.ranks, c.splits, blockSplits+1)
 	r.shapes, r.bases = append(r.shapes, c.shape), append(r.bases, p.base(root, &c))
 	p.follow(&c, r.bases[len(r.bases)-1])
 }
 
 // block lays out a block, and those that follow it, and tells where it begins.
 func (p *planter) block(root *plot) uint32 {
-	c, at := newCut(root), len(p.blocks)
-	base := p.base(root, &c)
+	var c cut
+	c.take(root)
+	at, base := len(p.blocks), p.base(root, &c)
 	p.blocks = binary.LittleEndian.AppendUint64(p.blocks, c.shape)
 	p.blocks = binary.LittleEndian.AppendUint32(p.blocks, base)
 	p.blocks = append(p.blocks, byte(len(c.splits)), 0, 0, 0)
-	p.blocks = p.appendRanks(p.blocks, c.splits)
+	p.blocks = p.appendRanks(p.blocks, c.splits, len(c.splits))
 	p.follow(&c, base)
 	return uint32(at)
 }
 
-// appendRanks appends the pieces of splits and then their keys, bytes or words.
-func (p *planter) appendRanks(to []byte, splits []*plot) []byte {
-	for _, n := range splits {
-		if to = append(to, byte(n.piece)); p.words {
-			to = append(to, byte(n.piece>>8))
-		}
+// appendRanks appends the pieces of splits and then their keys, bytes or words, n of each: zeros for what is not there.
+func (p *planter) appendRanks(to []byte, splits []*plot, n int) []byte {
+	size := 1
+	if p.words {
+		size = 2
 	}
-	for _, n := range splits {
-		if to = append(to, byte(n.key)); p.words {
-			to = append(to, byte(n.key>>8))
+	at := len(to)
+	to = slices.Grow(to, 2*n*size)[:at+2*n*size]
+	pieces, keys := to[at:at+n*size], to[at+n*size:]
+	clear(to[at:])
+	for i, s := range splits {
+		if p.words {
+			binary.LittleEndian.PutUint16(pieces[2*i:], s.piece)
+			binary.LittleEndian.PutUint16(keys[2*i:], s.key)
+		} else {
+			pieces[i], keys[i] = byte(s.piece), byte(s.key)
 		}
 	}
 	return to

@@ -99,7 +99,8 @@ func laySlices(p *parts, level, asks level, heaps int) *slicedForest {
 		return nil
 	}
 	s := slicer{slicedForest: w, ask: p.questions(), left: tableBytes + tableTimes*f.Bytes()}
-	if (f.NumTrees()-large)*f.Width*leafTableBytes(level, f.Single, 0) > s.left {
+	// What it takes at least, before any of it is made.
+	if (f.NumTrees()-large)*f.Width*leafTableBytes(level, f.Single, 0) > s.left || (large == 0 && len(s.ask.columns)*pieceBytes > s.left) {
 		return nil
 	}
 	for t := 0; t < f.NumTrees(); {
@@ -334,6 +335,9 @@ func (w *slicedForest) bytes() int {
 	}
 	return n
 }
+
+// pieceBytes is what a piece takes at least.
+const pieceBytes = int(unsafe.Sizeof(slicedPiece{})) + 4*(maxRank+1)
 
 // bytes is what a piece takes.
 func (p *slicedPiece) bytes() int {
