@@ -232,6 +232,7 @@ type planter struct {
 	*permuteForest
 	of    []uint32 // of the forest's splits: the numbers of their questions
 	ranks *ranks
+	cuts  []*cut // that are not used now
 }
 
 // plot is a tree as it is laid out: a split with what it asks, or a leaf.
@@ -370,8 +371,13 @@ type cut struct {
 	exits  []*plot
 }
 
-// take cuts a block off a tree's top. The largest subtrees are taken into it, so that those left over are small.
-func (c *cut) take(root *plot) {
+// cut cuts a block off a tree's top. The largest subtrees are taken into it, so that those left over are small.
+func (p *planter) cut(root *plot) *cut {
+	if len(p.cuts) == 0 {
+		p.cuts = append(p.cuts, new(cut))
+	}
+	c := p.cuts[len(p.cuts)-1]
+	p.cuts, c.shape = p.cuts[:len(p.cuts)-1], 0
 	edge := append(c.memory[:0], root.left, root.right)
 	for range min(root.splits, blockSplits) - 1 {
 		largest := 0
@@ -396,28 +402,26 @@ func (c *cut) take(root *plot) {
 			}
 		}
 	}
+	return c
 }
 
 // root lays out the block with which a tree begins, and those that follow it.
 func (p *planter) root(root *plot) {
-	var c cut
-	c.take(root)
-	r := &p.roots
+	c, r := p.cut(root), &p.roots
 	r.ranks = p.appendRanks(r.ranks, c.splits, blockSplits+1)
-	r.shapes, r.bases = append(r.shapes, c.shape), append(r.bases, p.base(root, &c))
-	p.follow(&c, r.bases[len(r.bases)-1])
+	r.shapes, r.bases = append(r.shapes, c.shape), append(r.bases, p.base(root, c))
+	p.follow(c, r.bases[len(r.bases)-1])
 }
 
 // block lays out a block, and those that follow it, and tells where it begins.
 func (p *planter) block(root *plot) uint32 {
-	var c cut
-	c.take(root)
-	at, base := len(p.blocks), p.base(root, &c)
+	c, at := p.cut(root), len(p.blocks)
+	base := p.base(root, c)
 	p.blocks = binary.LittleEndian.AppendUint64(p.blocks, c.shape)
 	p.blocks = binary.LittleEndian.AppendUint32(p.blocks, base)
 	p.blocks = append(p.blocks, byte(len(c.splits)), 0, 0, 0)
 	p.blocks = p.appendRanks(p.blocks, c.splits, len(c.splits))
-	p.follow(&c, base)
+	p.follow(c, base)
 	return uint32(at)
 }
 
@@ -450,14 +454,15 @@ func (p *planter) base(root *plot, c *cut) uint32 {
 	return mark | uint32(len(p.forks))
 }
 
-// follow lays out what a part's exits lead to.
+// follow lays out what the exits of a part lead to, which is not needed after that.
 func (p *planter) follow(c *cut, base uint32) {
 	if base < mark {
 		p.slots(c.exits)
-		return
+	} else {
+		p.forks = append(p.forks, make([]uint32, len(c.exits))...)
+		p.fork(c.exits, int(base-mark))
 	}
-	p.forks = append(p.forks, make([]uint32, len(c.exits))...)
-	p.fork(c.exits, int(base-mark))
+	p.cuts = append(p.cuts, c)
 }
 
 // fork lays out what follows on exits, and fills in their forks.
