@@ -66,8 +66,11 @@ type Settings struct {
 	Failpoint func(rows []float32)
 }
 
-// ModelOpener opens models for a replica. fetch gets the canonical file from the balancer, for models that
-// are not on this machine.
+// ErrUnfit is wrapped by a ModelOpener's error that trying again would not cure: the replica ends with it.
+var ErrUnfit = control.ErrUnfit
+
+// ModelOpener opens models for a replica, ready to predict. fetch gets the canonical file from the balancer, for
+// models that are not on this machine.
 type ModelOpener interface {
 	OpenModel(ctx context.Context, sha256 string, fetch func(ctx context.Context, write func([]byte) error) error) (Model, error)
 }
@@ -105,7 +108,8 @@ func New(cfg Config, set Settings) *Replica {
 
 // Run serves until the balancer says stop, the lease is over, or leave is done and what was in flight is
 // answered. It returns nil when the replica left in order. When ctx is done it ends at once and returns the
-// cause. Its error wraps control.ErrRefused when the balancer does not take the replica.
+// cause. Its error wraps control.ErrRefused when the balancer does not take the replica, and ErrUnfit when the replica
+// cannot serve the pool's models.
 func (r *Replica) Run(ctx, leave context.Context) error {
 	conn, err := grpc.NewClient(r.cfg.Balancer,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -35,9 +35,13 @@ var ErrLease = errors.New("no balancer within the lease")
 // ErrRefused is wrapped by Run's error when the balancer does not take the replica.
 var ErrRefused = errors.New("the balancer refused this replica")
 
+// ErrUnfit is wrapped by errors of Replica.Load that trying again would not cure. Run returns them.
+var ErrUnfit = errors.New("this replica cannot serve the pool's models")
+
 // Replica is what the stream steers. Its methods are called from several goroutines.
 type Replica interface {
-	// Load makes the models of a welcome available. It may take long and is abandoned with ctx.
+	// Load makes the models of a welcome available. It may take long and is abandoned with ctx. After an error it is
+	// tried again, unless that wraps ErrUnfit.
 	Load(ctx context.Context, w *coppicev1.Welcome) error
 	// Heartbeat says how the replica stands.
 	Heartbeat() *coppicev1.Heartbeat
@@ -60,7 +64,7 @@ type Member struct {
 
 // Run joins the pool, and joins again whenever the stream breaks, until the balancer says stop (nil). When
 // leave is done the replica asks to be drained and goes on until the balancer says stop, or the stream breaks
-// and there is nobody to ask (nil, too). A spawned replica ends with ErrLease when it had no balancer for its
+// and there is nobody to ask (nil, too). When the replica cannot serve the pool's models it returns ErrUnfit. A spawned replica ends with ErrLease when it had no balancer for its
 // lease; one that was started by hand keeps trying. When ctx is done, Run returns its cause.
 func (m *Member) Run(ctx, leave context.Context) error {
 	lease, last := defaultLease, time.Now()
@@ -80,6 +84,9 @@ func (m *Member) Run(ctx, leave context.Context) error {
 		lease, last = s.lease, s.heard
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if errors.Is(err, ErrUnfit) {
+			return err
 		}
 		switch code := status.Code(err); code {
 		case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.FailedPrecondition, codes.AlreadyExists:
@@ -120,7 +127,8 @@ type session struct {
 
 func (s *session) run(ctx, leave context.Context) (err error) {
 	m := s.member
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, end := context.WithCancelCause(ctx)
+	cancel := func() { end(nil) }
 	defer cancel()
 	// A balancer that does not answer is as good as none.
 	joining := time.AfterFunc(s.patience, cancel)
@@ -147,6 +155,9 @@ func (s *session) run(ctx, leave context.Context) (err error) {
 	for {
 		msg, err := stream.Recv()
 		if err != nil {
+			if cause := context.Cause(ctx); errors.Is(cause, ErrUnfit) {
+				return cause
+			}
 			return err
 		}
 		if w := msg.GetWelcome(); w != nil {
@@ -170,6 +181,10 @@ func (s *session) run(ctx, leave context.Context) (err error) {
 						}
 					}
 					if err == nil || load.Err() != nil {
+						return
+					}
+					if errors.Is(err, ErrUnfit) {
+						end(err)
 						return
 					}
 					m.Logger.Error("models could not be loaded, trying again", "in", loadAgain, "error", err)

@@ -578,3 +578,25 @@ func TestLoads(t *testing.T) {
 		}
 	})
 }
+
+// TestUnfit sees that a load that cannot succeed is not tried again, and ends the membership.
+func TestUnfit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		loads := 0
+		rep := &fakeReplica{load: func(context.Context, *coppicev1.Welcome) error {
+			loads++
+			return fmt.Errorf("model %q: %w", "a", ErrUnfit)
+		}}
+		b, _, err := run(t, joined, rep, func(ctx context.Context, _ int, s *fakeStream) error {
+			s.welcome(time.Second, "a")
+			<-ctx.Done()
+			return ctx.Err()
+		}, context.Background())
+		if !errors.Is(err, ErrUnfit) || !strings.Contains(err.Error(), `model "a"`) {
+			t.Errorf("it ended with %v", err)
+		}
+		if loads != 1 || len(b.joins) != 1 {
+			t.Errorf("%d loads, joined %d times", loads, len(b.joins))
+		}
+	})
+}

@@ -36,6 +36,7 @@ type balancerFlags struct {
 	token  string
 	file   string
 	worker worker.Config
+	kernel string
 
 	telemetry bool // of the workers
 }
@@ -59,6 +60,7 @@ func (b *balancerFlags) flags(cmd *cobra.Command) {
 	f.StringVar(&b.token, "join-token", "", "token that replicas started by hand join with; better given as COPPICE_JOIN_TOKEN")
 	f.StringVar(&b.file, "join-token-file", "", "`FILE` that holds it (default join-token in the state directory, made at the first start)")
 	workerFlags(cmd, &b.worker)
+	kernelFlag(cmd, &b.kernel)
 }
 
 // config checks the flags and finishes the configuration.
@@ -74,13 +76,16 @@ func (b *balancerFlags) config(cmd *cobra.Command, state string) (balancer.Confi
 			return cfg, err
 		}
 	}
-	if err := cmp.Or(checkWorker(&b.worker), checkPositive("drain-timeout", cfg.DrainTimeout)); err != nil {
+	if err := cmp.Or(checkWorker(&b.worker), checkKernel(b.kernel), checkPositive("drain-timeout", cfg.DrainTimeout)); err != nil {
 		return cfg, err
 	}
 	if !b.telemetry {
 		cfg.WorkerArgs = append(cfg.WorkerArgs, "--telemetry=false")
 	}
 	cfg.WorkerArgs = append(cfg.WorkerArgs, "--threads", strconv.Itoa(b.worker.Threads), "--max-batch-rows", strconv.Itoa(b.worker.MaxBatchRows))
+	if b.kernel != "" {
+		cfg.WorkerArgs = append(cfg.WorkerArgs, "--kernel", b.kernel)
+	}
 	if len(b.models) == 0 {
 		cfg.AllowWork = true
 	}
@@ -90,8 +95,16 @@ func (b *balancerFlags) config(cmd *cobra.Command, state string) (balancer.Confi
 	return cfg, nil
 }
 
-// load puts the models into the store, and trains the demo forest when there are none.
+// load puts the models into the store, and trains the demo forest when there are none. The kernel is for all of them.
 func (b *balancerFlags) load(ctx context.Context, s *store.Store, stderr io.Writer) ([]balancer.Model, error) {
+	models, err := b.stored(ctx, s, stderr)
+	if err != nil {
+		return nil, err
+	}
+	return models, checkModels(s, models, b.kernel)
+}
+
+func (b *balancerFlags) stored(ctx context.Context, s *store.Store, stderr io.Writer) ([]balancer.Model, error) {
 	if len(b.models) == 0 {
 		start := time.Now()
 		if isTerminal(stderr) {

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/coppice-mesh/coppice/balancer"
+	"github.com/coppice-mesh/coppice/replica/forest/engine"
 	"github.com/coppice-mesh/coppice/services/config"
 	"github.com/coppice-mesh/coppice/telemetry"
 	"github.com/spf13/cobra"
@@ -81,7 +82,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &e):
 		return e.code
-	case errors.Is(err, config.ErrConfig), errors.Is(err, balancer.ErrConfig):
+	case errors.Is(err, config.ErrConfig), errors.Is(err, balancer.ErrConfig), errors.Is(err, engine.ErrKernel):
 		return exitUsage
 	}
 	switch status.Code(err) {

@@ -25,6 +25,7 @@ import (
 
 	"github.com/coppice-mesh/coppice/balancer"
 	coppicev1 "github.com/coppice-mesh/coppice/proto/gen/coppice/v1"
+	"github.com/coppice-mesh/coppice/replica/forest/engine"
 	"github.com/coppice-mesh/coppice/services/config"
 )
 
@@ -233,6 +234,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"up", "--replicas", "0"}, "replicas is 0, expected at least 1"},
 		{[]string{"up", "--replicas", "2", "--max-replicas", "3"}, "cannot be given with min-replicas or max-replicas"},
 		{[]string{"up", "--threads", "0"}, "--threads is 0, at least 1 is needed"},
+		{[]string{"up", "--kernel", "nope"}, `--kernel is "nope", it can be scalar, `},
 		{[]string{"up", "--max-batch-rows", "-4"}, "--max-batch-rows is -4, at least 1 is needed"},
 		{[]string{"up", "--drain-timeout", "0"}, "--drain-timeout is 0s, it must be more than 0"},
 		{[]string{"up", "--default-timeout", "0s"}, "--default-timeout is 0s, it must be more than 0"},
@@ -261,6 +263,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"replica", "--join-token", "t", "--balancer", "nonsense"}, `--balancer is "nonsense", host:port is needed`},
 		{[]string{"replica", "--join-token", "t", "--drain-timeout", "0"}, "--drain-timeout is 0s"},
 		{[]string{"replica", "--join-token", "t", "--threads", "-1"}, "--threads is -1"},
+		{[]string{"replica", "--join-token", "t", "--kernel", "nope"}, `--kernel is "nope"`},
 		{[]string{"replica", "--plugin"}, "--plugin is for balancers"},
 		{[]string{"load", "--rate", "0"}, "rate is 0"},
 		{[]string{"load", "--rate", "NaN"}, "rate is NaN"},
@@ -272,6 +275,8 @@ func TestUsage(t *testing.T) {
 		{[]string{"train", "--data", "x", "--label", "y", "--out", "z", "--min-leaf", "0"}, "--min-leaf is 0"},
 		{[]string{"train", "--data", file("tiny.csv", "a,y\n1,0\n2,1\n"), "--label", "y", "--out", filepath.Join(dir, "o"), "--max-features", "2"}, "2 features"},
 		{[]string{"predict", "--model", "m", "--input", "x"}, "--out is needed"},
+		{[]string{"predict", "--model", "m", "--input", "x", "--out", "y", "--kernel", "nope"}, `--kernel is "nope"`},
+		{[]string{"predict", "--model", "m", "--input", "x", "--out", "y", "--threads", "-1"}, "--threads is -1"},
 		{[]string{"version", "--config", file("bad.yaml", "replicas: [1")}, "bad.yaml"},
 		{[]string{"version", "--config", file("unknown.yaml", "replica: 1")}, `unknown setting "replica"`},
 		{[]string{"up", "--config", file("wrong.yaml", "grpc-addr: x\nreplicas: many")}, "wrong.yaml:2: replicas"},
@@ -331,6 +336,7 @@ func TestExitCodes(t *testing.T) {
 		{&exitError{exitDiffers, errors.New("x")}, exitDiffers},
 		{fmt.Errorf("%w: x", config.ErrConfig), exitUsage},
 		{fmt.Errorf("%w: x", balancer.ErrConfig), exitUsage},
+		{fmt.Errorf("%w: x", engine.ErrKernel), exitUsage},
 		{status.Error(codes.Unavailable, "x"), exitUnavailable},
 		{status.Error(codes.DeadlineExceeded, "x"), exitUnavailable},
 		{status.Error(codes.InvalidArgument, "x"), exitUsage},

@@ -20,7 +20,8 @@ import (
 )
 
 func predictCommand() *cobra.Command {
-	var path, input, output, out, iterations, stateDir string
+	var path, input, output, out, iterations, kernel, stateDir string
+	var threads int
 	cmd := &cobra.Command{
 		Use:   "predict",
 		Short: "Predict offline, with the engine of the replicas",
@@ -47,6 +48,12 @@ func predictCommand() *cobra.Command {
 					return usageError("--%s is needed", f.name)
 				}
 			}
+			if err := checkKernel(kernel); err != nil {
+				return err
+			}
+			if threads < 0 {
+				return usageError("--threads is %d, it must be 0 for all or above", threads)
+			}
 			for _, from := range []string{path, input} {
 				if sameFile(from, out) {
 					return usageError("--out is %s itself, name another file", from)
@@ -59,6 +66,9 @@ func predictCommand() *cobra.Command {
 			defer closeModel()
 			m, err := rounds(whole, iterations)
 			if err != nil {
+				return err
+			}
+			if m, err = evaluatedBy(m, kernel, threads); err != nil {
 				return err
 			}
 			o, err := m.Output(output)
@@ -80,6 +90,8 @@ func predictCommand() *cobra.Command {
 	f.StringVar(&output, "output", "predict", "`KIND` of output: predict, margin, proba, leaf, contribs, ...")
 	f.StringVar(&out, "out", "", ".npy `FILE` to write")
 	f.StringVar(&iterations, "iterations", "", "boosting rounds `FIRST:LAST` to use, without LAST (default all)")
+	kernelFlag(cmd, &kernel)
+	f.IntVar(&threads, "threads", 0, "threads that evaluate the rows, at most (default 0, all)")
 	f.StringVar(&stateDir, "state-dir", "", "`DIR`ectory in which imported models are kept (default $XDG_STATE_HOME/coppice)")
 	return cmd
 }

@@ -37,6 +37,7 @@ func replicaCommand() *cobra.Command {
 		c                        common
 		cfg                      replica.Config
 		token, tokenFile, listen string
+		kernel                   string
 		spawned, exports         bool
 	)
 	cmd := &cobra.Command{
@@ -78,13 +79,14 @@ func replicaCommand() *cobra.Command {
 			if !spawned && c.stateDir == "" {
 				state = filepath.Join(state, "joined")
 			}
-			if err := cmp.Or(checkWorker(&cfg.Worker), checkPositive("drain-timeout", cfg.DrainTimeout)); err != nil {
+			if err := cmp.Or(checkWorker(&cfg.Worker), checkKernel(kernel), checkPositive("drain-timeout", cfg.DrainTimeout)); err != nil {
 				return err
 			}
+			set.Models = storeOpener{store.New(state), kernel}
 			if set.Failpoint, err = failpoint(os.Getenv(failpointEnv)); err != nil {
 				return err
 			}
-			return runReplica(cmd.Context(), cfg, set, state, exports, &c, cmd.ErrOrStderr())
+			return runReplica(cmd.Context(), cfg, set, exports, &c, cmd.ErrOrStderr())
 		},
 	}
 	c.flags(cmd)
@@ -95,6 +97,7 @@ func replicaCommand() *cobra.Command {
 	f.StringVar(&listen, "listen", "127.0.0.1:0", "`ADDR`ess to serve gateways on; port 0 takes a free one")
 	f.StringVar(&cfg.Advertise, "advertise", "", "`HOST` under which gateways reach this replica (default the address that it listens on)")
 	workerFlags(cmd, &cfg.Worker)
+	kernelFlag(cmd, &kernel)
 	telemetryFlag(cmd, &exports)
 	f.DurationVar(&cfg.DrainTimeout, "drain-timeout", 30*time.Second, "how long requests in flight may take at the end")
 	f.BoolVar(&spawned, "plugin", false, "started by a balancer")
@@ -163,13 +166,12 @@ func failpoint(s string) (func([]float32), error) {
 }
 
 // runReplica runs a replica with its telemetry, which needs the place that the balancer gives it.
-func runReplica(ctx context.Context, cfg replica.Config, set replica.Settings, state string, exports bool, c *common, stderr io.Writer) error {
+func runReplica(ctx context.Context, cfg replica.Config, set replica.Settings, exports bool, c *common, stderr io.Writer) error {
 	logger, err := c.logger(stderr)
 	if err != nil {
 		return err
 	}
 	set.Logger = logger
-	set.Models = storeOpener{store.New(state)}
 	if !exports {
 		return replica.New(cfg, set).Run(context.WithoutCancel(ctx), ctx)
 	}
@@ -213,10 +215,13 @@ func runReplica(ctx context.Context, cfg replica.Config, set replica.Settings, s
 }
 
 // storeOpener opens models from a store, and fetches into it those that it does not have.
-type storeOpener struct{ store *store.Store }
+type storeOpener struct {
+	store  *store.Store
+	kernel string // the only one to use, or empty
+}
 
 func (o storeOpener) OpenModel(ctx context.Context, sha256 string, fetch func(context.Context, func([]byte) error) error) (replica.Model, error) {
-	m, err := opened(o.store.Open(sha256))
+	m, err := o.ready(o.store.Open(sha256))
 	if err == nil {
 		return m, nil
 	}
@@ -239,14 +244,22 @@ func (o storeOpener) OpenModel(ctx context.Context, sha256 string, fetch func(co
 	if err != nil {
 		return nil, err
 	}
-	return opened(o.store.Open(sha256))
+	return o.ready(o.store.Open(sha256))
 }
 
-// opened prepares a model before its first request. It keeps a nil pointer from becoming a Model that is not nil.
-func opened(m *store.Mapped, err error) (replica.Model, error) {
+// ready prepares a model before its first request. It keeps a nil pointer from becoming a Model that is not nil.
+//
+// Each batch is evaluated on one thread: the cores are the executors', of which --threads says how many there are. A
+// batch that took more of them would only take them from the batches beside it.
+func (o storeOpener) ready(m *store.Mapped, err error) (replica.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	alone, err := evaluatedBy(m.Model, o.kernel, 1)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", replica.ErrUnfit, errors.Join(err, m.Close()))
+	}
+	m.Model = alone
 	m.Prepare()
 	return m, nil
 }
