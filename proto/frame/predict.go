@@ -249,6 +249,9 @@ type Value interface{ float32 | float64 }
 // AppendTensor appends the tensor's values and returns the index of the first that is finite and not in T's range, or -1.
 func AppendTensor[T Value](dst []T, t *Tensor) (rows []T, overflow int) {
 	overflow = -1
+	if view := View[T](t); view != nil {
+		return append(dst, view...), overflow
+	}
 	if t.Type == coppicev1.DataType_DATA_TYPE_FP32 {
 		for i := 0; i+4 <= len(t.Data); i += 4 {
 			dst = append(dst, T(math.Float32frombits(binary.LittleEndian.Uint32(t.Data[i:]))))

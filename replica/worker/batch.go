@@ -31,7 +31,8 @@ type batch struct {
 
 // rows are those of a batch in the type in which its model compares, and the model's functions for it.
 type rows[T frame.Value] struct {
-	all     *[]T
+	kept    *[]T // memory for them that outlives the batch
+	all     []T  // in kept or, where nothing has to be copied, in the only request's message
 	margins func(dst []float64, rows []T) error
 	leaves  func(dst []int64, rows []T) error
 }
@@ -46,9 +47,9 @@ func (s *Server) execute() {
 			return
 		}
 		if f := b.jobs[0].model.Forest; f.Input() == model.Float64 {
-			run(s, &b, rows[float64]{&b.rows64, f.Margins64, f.Leaves64})
+			run(s, &b, rows[float64]{&b.rows64, nil, f.Margins64, f.Leaves64})
 		} else {
-			run(s, &b, rows[float32]{&b.rows32, f.Margins, f.Leaves})
+			run(s, &b, rows[float32]{&b.rows32, nil, f.Margins, f.Leaves})
 		}
 		b.trim()
 	}
@@ -78,7 +79,7 @@ func run[T frame.Value](s *Server, b *batch, r rows[T]) {
 	f := b.jobs[0].model.Forest
 	features := f.NumFeatures()
 	batched := time.Now()
-	*r.all = (*r.all)[:0]
+	alone := len(b.jobs) == 1
 	live := b.jobs[:0]
 	want := outputs(0)
 	for _, j := range b.jobs {
@@ -87,9 +88,9 @@ func run[T frame.Value](s *Server, b *batch, r rows[T]) {
 			s.finish(j, code, msg, nil)
 			continue
 		}
-		j.first = len(*r.all) / features
-		if code, msg := decode(r.all, j, features); code != codes.OK {
-			*r.all = (*r.all)[:j.first*features]
+		j.first = len(r.all) / features
+		if code, msg := r.add(j, features, alone); code != codes.OK {
+			r.all = r.all[:j.first*features]
 			s.finish(j, code, msg, nil)
 			continue
 		}
@@ -100,9 +101,10 @@ func run[T frame.Value](s *Server, b *batch, r rows[T]) {
 		return
 	}
 	if s.set.Failpoint != nil {
-		s.set.Failpoint(b.rows32)
+		single, _ := any(r.all).([]float32)
+		s.set.Failpoint(single)
 	}
-	n := len(*r.all) / features
+	n := len(r.all) / features
 	b.margins, b.scores = grow(b.margins, n*f.NumMargins()), grow(b.scores, n*f.NumScores())
 	if want&wantLeaf != 0 {
 		b.leaves = grow(b.leaves, n*f.NumTrees())
@@ -164,27 +166,43 @@ func (j *job) ended(now time.Time) (codes.Code, string) {
 	return codes.OK, ""
 }
 
-// decode appends the job's rows to the batch and refuses values that the model cannot take.
-func decode[T frame.Value](all *[]T, j *job, features int) (codes.Code, string) {
-	start := len(*all)
-	var overflow int
-	if t := j.req.Tensor; t != nil {
-		*all, overflow = frame.AppendTensor(*all, t)
-	} else {
-		var err error
-		if *all, overflow, err = frame.AppendInstances(*all, &j.req, features); err != nil {
-			return codes.InvalidArgument, err.Error()
+// add takes the job's rows into the batch and refuses values that the model cannot take. The rows of a job that is alone
+// in its batch stay where they are, if they have the model's type.
+func (r *rows[T]) add(j *job, features int, alone bool) (codes.Code, string) {
+	t := j.req.Tensor
+	if t != nil && alone {
+		if r.all = frame.View[T](t); r.all != nil {
+			return check(r.all, -1, j, features)
 		}
 	}
+	start := len(r.all)
+	r.all = (*r.kept)[:start]
+	var overflow int
+	var err error
+	if t != nil {
+		r.all, overflow = frame.AppendTensor(r.all, t)
+	} else {
+		r.all, overflow, err = frame.AppendInstances(r.all, &j.req, features)
+	}
+	*r.kept = r.all
+	if err != nil {
+		return codes.InvalidArgument, err.Error()
+	}
+	return check(r.all[start:], overflow, j, features)
+}
+
+// check refuses values that the job's model cannot take. overflow is the index of the first that was too large for it,
+// or -1.
+func check[T frame.Value](rows []T, overflow int, j *job, features int) (codes.Code, string) {
 	missing, infinite := j.model.Forest.TakesMissing(), j.model.Forest.TakesInfinite()
 	if overflow >= 0 && !infinite {
 		return codes.InvalidArgument, fmt.Sprintf("row %d, feature %s: the value is too large for float32, which model %q compares in",
 			overflow/features, j.model.featureName(overflow%features), j.model.Name)
 	}
-	if missing && infinite {
+	if missing && infinite || finite(rows) {
 		return codes.OK, ""
 	}
-	for i, v := range (*all)[start:] {
+	for i, v := range rows {
 		what, allowed := "an infinity", infinite
 		if x := float64(v); math.IsNaN(x) {
 			what, allowed = "NaN", missing
@@ -200,13 +218,33 @@ func decode[T frame.Value](all *[]T, j *job, features int) (codes.Code, string) 
 	return codes.OK, ""
 }
 
+// finite tells whether all values are, which is the rule: their exponents are not all ones, so that one more does not
+// carry into the sign. It has no branch for each of them.
+func finite[T frame.Value](rows []T) bool {
+	switch rows := any(rows).(type) {
+	case []float32:
+		var carry uint32
+		for _, v := range rows {
+			carry |= math.Float32bits(v)&^(1<<31) + 1<<23
+		}
+		return carry>>31 == 0
+	case []float64:
+		var carry uint64
+		for _, v := range rows {
+			carry |= math.Float64bits(v)&^(1<<63) + 1<<52
+		}
+		return carry>>63 == 0
+	}
+	return false
+}
+
 // evaluate fills margins, scores and leaves for all rows, in blocks. It stops early when nobody waits for any of the
 // jobs.
 func evaluate[T frame.Value](b *batch, r rows[T], f Forest, jobs []*job, n int, want outputs) error {
 	features, k, scores, trees := f.NumFeatures(), f.NumMargins(), f.NumScores(), f.NumTrees()
 	for i := 0; i < n; i += blockRows {
 		end := min(i+blockRows, n)
-		block := (*r.all)[i*features : end*features]
+		block := r.all[i*features : end*features]
 		if err := r.margins(b.margins[i*k:end*k], block); err != nil {
 			return err
 		}
@@ -229,7 +267,7 @@ func evaluate[T frame.Value](b *batch, r rows[T], f Forest, jobs []*job, n int, 
 func repeat[T frame.Value](b *batch, r rows[T], j *job) error {
 	f := j.model.Forest
 	features, k := f.NumFeatures(), f.NumMargins()
-	own := part(*r.all, j, features)
+	own := part(r.all, j, features)
 	b.again = grow(b.again, min(j.req.Rows, blockRows)*k)
 	for range frame.WorkFactor(j.req.Work) - 1 {
 		for i := 0; i < j.req.Rows; i += blockRows {
