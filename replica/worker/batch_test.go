@@ -61,7 +61,7 @@ func testRows[T frame.Value](t *testing.T, bits func(*T) uint64, largest T) {
 	for _, values := range [][]T{
 		{1, 2, 3, 4}, {0, -largest, largest, 5e-320}, {1, nan, 3, 4}, {1, 2, -inf, 4}, {1, 2, 3, 4, 5, inf}, {inf, nan},
 	} {
-		for _, takes := range []sums{{}, {missing: true}, {infinite: true}, {missing: true, infinite: true}} {
+		for _, takes := range []*sums{{}, {missing: true}, {infinite: true}, {missing: true, infinite: true}} {
 			m := NewModel("m", "v", "", &sums{features: 2, wide: wide, missing: takes.missing, infinite: takes.infinite})
 			refused := false
 			for _, v := range values {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,7 +50,7 @@ func TestKernelRefused(t *testing.T) {
 	}
 }
 
-// TestKernelOfReplica: a replica uses the kernel that it is told.
+// TestKernelOfReplica: a replica uses the kernel that it is told, and is ready to use it.
 func TestKernelOfReplica(t *testing.T) {
 	s := store.New(t.TempDir())
 	e, err := s.AddFile(double)
@@ -63,7 +64,15 @@ func TestKernelOfReplica(t *testing.T) {
 			t.Fatal(err)
 		}
 		mapped := m.(*store.Mapped) //nolint:errcheck // a test
-		if got := mapped.Plan(1)[0].Kernel; kernel != "" && got != kernel {
+		// A request must not wait for what the kernels need: it is there, so that to ask for it makes nothing.
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got := mapped.Plan(1)[0].Kernel
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 4<<10 {
+			t.Errorf("kernel %q was not ready: %d bytes were needed", got, n)
+		}
+		if kernel != "" && got != kernel {
 			t.Errorf("%q is used instead of %q", got, kernel)
 		}
 		if err := m.Close(); err != nil {
