@@ -341,11 +341,7 @@ const pieceBytes = int(unsafe.Sizeof(slicedPiece{})) + 4*(maxRank+1)
 
 // bytes is what a piece takes.
 func (p *slicedPiece) bytes() int {
-	n := int(unsafe.Sizeof(*p)) + p.keys.bytes()
-	if p.keys64 != nil {
-		n += p.keys64.bytes()
-	}
-	return n
+	return int(unsafe.Sizeof(*p)) + p.keys.bytes() + p.keys64.bytes()
 }
 
 // bytes is what a tree takes.
@@ -686,7 +682,7 @@ func (w sliced[T]) Leaves(dst []int64, rows []T, features int) {
 				some := sec.trees[part:min(part+len(s.leaves), len(sec.trees))]
 				for k := range some {
 					w.index(s, sec, &some[k])
-					w.level.index(&s.planes, &s.leaves[k], some[k].bits)
+					w.level.index(&s.planes, &s.leaves[k])
 				}
 				for r := range n {
 					out, at := dst[r*trees+sec.first+part:][:len(some)], w.order.index[r]

@@ -220,16 +220,15 @@ func newKeys[V float32 | float64, N int32 | int64](l level, ascending []V, order
 	return k
 }
 
-// bytes is what keys take.
+// bytes is what they take.
 func (k *keys[V, N]) bytes() int {
-	n := 0
-	if k.cells != nil {
-		n += int(unsafe.Sizeof(*k.cells))
+	switch {
+	case k == nil:
+		return 0
+	case k.cells != nil:
+		return int(unsafe.Sizeof(*k.cells))
 	}
-	if k.heap != nil {
-		n += int(unsafe.Sizeof(*k.heap))
-	}
-	return n
+	return int(unsafe.Sizeof(*k.heap))
 }
 
 // cells cut the range of keys, at most maxRank, into parts of the same width, so that the search for the rank of a

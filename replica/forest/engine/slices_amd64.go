@@ -123,7 +123,7 @@ func (l level) transpose(rows []float32, features, from, values, n int, columns 
 	return done
 }
 
-func (l level) index(p *planes, index *[maxRows]byte, bits int) {
+func (l level) index(p *planes, index *[maxRows]byte) {
 	switch {
 	case l >= levelVBMI:
 		simd.Index(bytesOf(p), &index[0])
@@ -142,7 +142,7 @@ func (l level) add32(sums *[maxRows]float32, p *planes, t *leafTable, bits int) 
 		simd.AddFloats256(&sums[0], bytesOf(p), &t.bytes[0])
 	case l >= levelAVX512:
 		var index [maxRows]byte
-		l.index(p, &index, bits)
+		l.index(p, &index)
 		simd.GatherFloats512(&sums[0], &index[0], &t.floats[0])
 	default:
 		goAdd(sums, p, t.floats, l.words())
@@ -157,7 +157,7 @@ func (l level) add64(sums *[maxRows]float64, p *planes, t *leafTable, bits int) 
 		simd.AddDoubles256(&sums[0], bytesOf(p), &t.bytes[0])
 	case l >= levelAVX512:
 		var index [maxRows]byte
-		l.index(p, &index, bits)
+		l.index(p, &index)
 		simd.GatherDoubles512(&sums[0], &index[0], &t.doubles[0])
 	default:
 		goAdd(sums, p, t.doubles, l.words())

@@ -21,7 +21,7 @@ func (level) answer64(x *[maxRows]float64, k *keys[float64, int64], missing int6
 
 func (level) transpose([]float32, int, int, int, int, []float32) int { return 0 }
 
-func (level) index(p *planes, index *[maxRows]byte, bits int) { goIndex(p, index, 1) }
+func (level) index(p *planes, index *[maxRows]byte) { goIndex(p, index, 1) }
 
 func (level) add32(sums *[maxRows]float32, p *planes, t *leafTable, bits int) {
 	goAdd(sums, p, t.floats, 1)

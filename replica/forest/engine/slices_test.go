@@ -206,7 +206,7 @@ func TestAdd(t *testing.T) {
 			for i := range sums32 {
 				sums32[i], sums64[i] = 1.5, 2.5
 			}
-			l.index(p, index, bits)
+			l.index(p, index)
 			l.add32(sums32, p, &t32, bits)
 			l.add64(sums64, p, &t64, bits)
 			o := l.order()

@@ -22,8 +22,7 @@ func main() {
 	bits64()
 	transpose()
 	index()
-	indexBytes("Index512NoGFNI", 64)
-	indexBytes("Index256", 32)
+	indexBytes()
 	gather("GatherFloats512", 4)
 	gather("GatherDoubles512", 8)
 	add("AddFloats64", 4, 64)
@@ -567,8 +566,8 @@ func index() {
 
 // indexBytes writes the indices of all rows without GFNI, 32 rows at a time: each byte of a vector gets the byte of the
 // plane that has its bit, and is compared with that bit.
-func indexBytes(name string, word int) {
-	TEXT(name, NOSPLIT, "func(planes *byte, index *byte)")
+func indexBytes() {
+	TEXT("Index512NoGFNI", NOSPLIT, "func(planes *byte, index *byte)")
 	planes, to := Load(Param("planes"), GP64()), Load(Param("index"), GP64())
 	spread, ofByte, value := YMM(), YMM(), YMM()
 	g, x := GP64(), XMM()

@@ -24,8 +24,6 @@ func Index(planes *byte, index *byte)
 
 func Index512NoGFNI(planes *byte, index *byte)
 
-func Index256(planes *byte, index *byte)
-
 func GatherFloats512(sums *float32, index *byte, values *float32)
 
 func GatherDoubles512(sums *float64, index *byte, values *float64)
