@@ -354,14 +354,6 @@ func kernelsOf[T Row](e *Engine) []Kernel[T] {
 	return *(*[]Kernel[T])(unsafe.Pointer(&e.of64))
 }
 
-// walker is the fastest kernel that walks on the canonical nodes.
-func walker[T Row](f *model.Forest) Kernel[T] {
-	if plain(f) {
-		return plainScalar[T]{scalar[T]{f}}
-	}
-	return scalar[T]{f}
-}
-
 // Reference is the simplest kernel, which takes every forest and lays nothing out.
 func Reference[T Row](f *model.Forest) Kernel[T] { return scalar[T]{f} }
 

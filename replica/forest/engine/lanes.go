@@ -136,7 +136,7 @@ func (w *laneForest) tree(t int) []word { return w.nodes[w.trees[t].base:] }
 
 // ahead has the words of the tree after one.
 func (w *laneForest) ahead(t int) []word {
-	switch t += 1; t {
+	switch t++; t {
 	case len(w.trees):
 		return nil
 	case len(w.trees) - 1:

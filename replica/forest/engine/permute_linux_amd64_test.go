@@ -74,7 +74,7 @@ func columnsOf[I int32 | int64, F float32 | float64](t *testing.T, random *rand.
 	for i, got := range dst[:n] {
 		v := row[feature[i]]
 		want := order(v)
-		if v != v || max(v, -v) <= a.zero[i] {
+		if math.IsNaN(float64(v)) || max(v, -v) <= a.zero[i] {
 			want = a.missing[i]
 		}
 		if got != want {

@@ -129,7 +129,7 @@ func goAnswer[V float32 | float64](x *[maxRows]V, c *cells[V], right bool, s *an
 	for w := range words {
 		for r, v := range (*[64]V)(x[64*w:]) {
 			rank := missing
-			if v == v {
+			if v == v { //nolint:gocritic // only what is not a number does not
 				cell := 0
 				if at := (v - low) * scale; at >= lastCell {
 					cell = lastCell
@@ -168,8 +168,8 @@ type answerScratch [(maxRank + 1) * maxRows / 64]uint64
 func scan(s *answerScratch, answers bitset, words int) {
 	n := len(answers)
 	ranks := s[:n+words]
-	switch {
-	case words == 4:
+	switch words {
+	case 4:
 		r := (*[4]uint64)(ranks[n:])
 		r0, r1, r2, r3 := r[0], r[1], r[2], r[3]
 		for n >= 4 {
@@ -252,7 +252,7 @@ func newCells[V float32 | float64](ascending []V) *cells[V] {
 	copy(c.keys[:], ascending)
 	var finite []V
 	for _, k := range ascending {
-		if k-k == 0 {
+		if !math.IsInf(float64(k), 0) {
 			finite = append(finite, k)
 		}
 	}

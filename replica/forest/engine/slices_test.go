@@ -78,8 +78,8 @@ func TestCircuit(t *testing.T) {
 			words := randomSlices(t, l, random, free+n, start)
 			gates := guarded[gate](t, n, start)
 			for i := range gates {
-				any := func() uint16 { return uint16(random.IntN(free + i)) }
-				gates[i] = gate{any(), any(), any()}
+				some := func() uint16 { return uint16(random.IntN(free + i)) }
+				gates[i] = gate{some(), some(), some()}
 			}
 			want := slices.Clone(words)
 			for i, g := range gates {
