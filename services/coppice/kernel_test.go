@@ -63,7 +63,7 @@ func TestKernelOfReplica(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mapped := m.(*store.Mapped) //nolint:errcheck // a test
+		mapped := m.(*store.Mapped)
 		// A request must not wait for what the kernels need: it is there, so that to ask for it makes nothing.
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
