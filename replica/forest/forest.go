@@ -39,6 +39,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"strconv"
 
 	"github.com/coppice-mesh/coppice/replica/forest/engine"
@@ -110,18 +111,27 @@ func newModel(m *model.Model, o Options) (*Model, error) {
 
 // Options say how a model is evaluated. The answers do not depend on them. The zero value is what New takes.
 type Options struct {
-	// Kernel is the name of the only kernel to use, of engine.Names. Empty: those that cost the least.
+	// Kernel is the name of the only kernel to use, one of engine.Names(). Empty: those that cost the least.
 	Kernel string
-	// Threads is how many a large batch is split over, at most. 0: as many as Go uses, GOMAXPROCS.
+	// Threads is how many a batch of 1024 rows or more, which takes 0.1 ms or more, is split over, at most. 0 or less: as
+	// many as Go uses, GOMAXPROCS.
 	Threads int
 	// Stride is the number of values from the beginning of a row to that of the next, at least NumFeatures: what is
-	// between them is skipped. 0: NumFeatures.
+	// between them is skipped. The last row, too, has so many. 0: NumFeatures.
 	Stride int
 }
 
-// With is the model evaluated otherwise. It shares the arrays of m. Its error wraps engine.ErrKernel, or ErrShape for a
+// With is the model evaluated otherwise: by these options, and none of those that m has. It shares the arrays of m. Its error wraps engine.ErrKernel, or ErrShape for a
 // stride that is too small.
 func (m *Model) With(o Options) (*Model, error) { return newModel(m.m, o) }
+
+// threads is how many there are at most.
+func (m *Model) threads() int {
+	if m.options.Threads > 0 {
+		return m.options.Threads
+	}
+	return runtime.GOMAXPROCS(0)
+}
 
 // Plan says which kernels evaluate a batch of so many rows.
 func (m *Model) Plan(rows int) []engine.Step { return m.engine.Plan(rows) }

@@ -458,6 +458,18 @@ func TestOptions(t *testing.T) {
 			if !slices.Equal(leaves, wantLeaves) {
 				t.Errorf("%s, %+v: other leaves", path, o)
 			}
+			for _, kind := range m.Info().Outputs {
+				one, err1 := m.Output(kind)
+				two, err2 := other.Output(kind)
+				if err := errors.Join(err1, err2); err != nil {
+					t.Fatal(err)
+				}
+				want, err1 := one.Append64(nil, rows)
+				got, err2 := two.Append64(nil, wide)
+				if err := errors.Join(err1, err2); err != nil || !slices.Equal(got, want) {
+					t.Errorf("%s, %+v: %s differs, %v", path, o, kind, err)
+				}
+			}
 			if m.NumContribs() == 0 || m.Canonical().Forest.Linear != nil {
 				continue
 			}

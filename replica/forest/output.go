@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -13,6 +12,7 @@ import (
 	"github.com/coppice-mesh/coppice/replica/forest/engine"
 	"github.com/coppice-mesh/coppice/replica/forest/link"
 	"github.com/coppice-mesh/coppice/replica/forest/model"
+	"github.com/coppice-mesh/coppice/replica/forest/shap"
 )
 
 // ErrOutput is wrapped by the error about a kind of output that a model has not.
@@ -99,7 +99,12 @@ func (m *Model) Output(kind string) (*Output, error) {
 			return &o, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: %q; a %s has %s", ErrOutput, kind, m.m.Meta.Source.Kind, strings.Join(kinds, ", "))
+	if kind == "contribs" {
+		if _, err := shap.New(&m.m.Forest); err != nil {
+			return nil, fmt.Errorf("%w: %q: %w", ErrOutput, kind, err)
+		}
+	}
+	return nil, fmt.Errorf("%w: %q; %s has %s", ErrOutput, kind, m.m.Meta.Source.Kind, strings.Join(kinds, ", "))
 }
 
 // Append appends the elements of some rows to dst, little-endian, as a .npy file holds them.
@@ -114,7 +119,7 @@ func (o *Output) Append64(dst []byte, rows []float64) ([]byte, error) {
 
 func appendOutput[T engine.Row](o *Output, k engine.Kernel[T], dst []byte, rows []T) ([]byte, error) {
 	m := o.m
-	n := len(rows) / m.NumFeatures()
+	n := len(rows) / m.options.Stride
 	b := &block{m: m}
 	switch o.Kind {
 	case "leaf":
@@ -124,7 +129,7 @@ func appendOutput[T engine.Row](o *Output, k engine.Kernel[T], dst []byte, rows 
 		}
 	case "contribs":
 		b.contribs = make([]float64, n*m.NumContribs())
-		if err := contribs(m, b.contribs, rows, runtime.GOMAXPROCS(0)); err != nil {
+		if err := contribs(m, b.contribs, rows, m.threads()); err != nil {
 			return dst, err
 		}
 	default:

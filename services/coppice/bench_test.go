@@ -66,7 +66,7 @@ func TestBenchRefusals(t *testing.T) {
 		{[]string{"--model", model, "--batch", "2000000"}, "numbers from 1 to 1048576"},
 		{[]string{"--model", model, "--time", "0s"}, "--time is 0s"},
 		{[]string{"--model", model, "--kernel", "gpu"}, "it can be " + strings.Join(engine.Names(), ", ")},
-		{[]string{"--model", model, "--kernel", "plain"}, "plain is not for this model"},
+		{[]string{"--model", model, "--kernel", "plain"}, "for this model, or this processor: plain"},
 	} {
 		code, _, stderr := invoke(t, append([]string{"bench"}, tt.args...)...)
 		if code != exitUsage || !strings.Contains(stderr, tt.say) {

@@ -106,7 +106,7 @@ func Names() []string {
 }
 
 // ErrKernel is wrapped by the error about a kernel that there is not, or not for a forest.
-var ErrKernel = errors.New("no such kernel")
+var ErrKernel = errors.New("no kernel")
 
 // Options say how an engine works. The zero value is what is best for one caller at a time.
 type Options struct {
@@ -140,13 +140,13 @@ func New(f *model.Forest, o Options) (*Engine, error) {
 	var forced layout
 	if o.Kernel != "" {
 		if !slices.Contains(Names(), o.Kernel) {
-			return nil, fmt.Errorf("%w: %q, it can be %s", ErrKernel, o.Kernel, strings.Join(Names(), ", "))
+			return nil, fmt.Errorf("%w is called %q, it can be %s", ErrKernel, o.Kernel, strings.Join(Names(), ", "))
 		}
 		if forced = layoutOf(&parts{f: f}, o.Kernel); forced == nil {
-			return nil, fmt.Errorf("%w: %s is not for this model, or not for this processor", ErrKernel, o.Kernel)
+			return nil, fmt.Errorf("%w for this model, or this processor: %s", ErrKernel, o.Kernel)
 		}
 	}
-	if o.Threads == 0 {
+	if o.Threads <= 0 {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
 	return &Engine{f: f, options: o, forced: forced}, nil
