@@ -402,7 +402,7 @@ func TestOfflineErrors(t *testing.T) {
 		code int
 		want string
 	}{
-		{predict("--input", x, "--output", "probability"), exitUsage, `"probability"; a GradientBoostingClassifier has margin, predict, proba, decision_function, leaf`},
+		{predict("--input", x, "--output", "probability"), exitUsage, `"probability"; GradientBoostingClassifier has margin, predict, proba, decision_function, leaf`},
 		{predict("--input", x, "--iterations", "3"), exitUsage, `--iterations is "3", it can be FIRST:LAST`},
 		{predict("--input", x, "--iterations", "a:b"), exitUsage, `--iterations is "a:b"`},
 		{predict("--input", x, "--iterations", "0:100000"), exitUsage, "0 to 100000, the model has"},

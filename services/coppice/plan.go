@@ -57,7 +57,7 @@ func (p *plan) print(w io.Writer) error {
 	}
 	for _, name := range names {
 		for _, s := range p.Trees[name] {
-			fmt.Fprintf(w, "%s: %d trees %s\n", name, s.Trees, s.How)
+			fmt.Fprintf(w, "%s: %d trees, %s\n", name, s.Trees, s.How)
 		}
 	}
 	_, err := fmt.Fprintf(w, "layouts: %d bytes\n", p.Bytes)

@@ -75,6 +75,9 @@ func predictCommand() *cobra.Command {
 			if err != nil {
 				return usageError("--output: %w", err)
 			}
+			if output == "contribs" && kernel != "" {
+				return usageError("--kernel: contribs have only one")
+			}
 			p := newProgress(cmd.ErrOrStderr())
 			defer p.end()
 			err = predictFile(cmd.Context(), m, o, input, out, p)
