@@ -35,6 +35,7 @@ const (
 
 	laneColumnCost  = 3.5 // to work out a column of one of many rows
 	laneStep        = 0.4 // of one of many walks, in assembly
+	goLaneStep      = 1   // and in Go
 	laneAdd         = 0.5 // to add what a leaf gives
 	aloneColumnCost = 8   // the same for a row alone
 	aloneStep       = 1.3

@@ -60,7 +60,7 @@ func newLaneColumns(a *ask) (c laneColumns, bitsOf []word) {
 	n, scale := len(c.columns), laneCount/2
 	size := bits.Len(uint(n * scale))
 	at := 64 - 1 - two - size
-	left := newBitField(32, max(at-32, 0))
+	left := newBitField(leftFirst, max(at-32, 0))
 	c.leaf = word(n*scale) << at
 	c.narrow = form{column: newBitField(at, size), left: left, group: (n + 1) * laneCount}
 	c.wide = c.narrow

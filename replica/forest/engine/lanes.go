@@ -328,7 +328,11 @@ func (w *laneForest) cost(rows int) float64 {
 	together := float64(rows / laneCount * laneCount)
 	alone := float64(rows) - together
 	columns, trees := float64(len(w.columns.columns)), float64(len(w.trees))
-	return together*(laneColumnCost*columns+laneStep*float64(w.steps)+laneAdd*trees) + alone*(aloneColumnCost*columns+aloneStep*float64(w.steps))
+	step := laneStep
+	if w.level < levelAVX2 {
+		step = goLaneStep
+	}
+	return together*(laneColumnCost*columns+step*float64(w.steps)+laneAdd*trees) + alone*(aloneColumnCost*columns+aloneStep*float64(w.steps))
 }
 
 func (w *laneForest) shares() []Share { return []Share{{w.f.NumTrees(), "walked, several at a time"}} }

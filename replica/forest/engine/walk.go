@@ -16,7 +16,11 @@ import (
 // a column that is 0 in all rows: a walk that has arrived stays where it is.
 type word uint64
 
-const leafBit word = 1 << 63
+const (
+	leafBit word = 1 << 63
+	// leftFirst is the first bit of the left child.
+	leftFirst = 32
+)
 
 func (n word) isLeaf() bool { return n&leafBit != 0 }
 
@@ -69,7 +73,7 @@ func goWalkRows(tree []word, f *form, columns []uint32, from []word, move int, t
 
 // goWalkHalf takes half of the lanes, for which there are registers, some steps, and gives the bits that all words have.
 func goWalkHalf(nodes, lanes unsafe.Pointer, f *form, n *[laneCount / 2]word, steps int) word {
-	column, left := f.column, f.left
+	column, left := f.column, f.left.mask
 	n0, n1, n2, n3, n4, n5, n6, n7 := n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]
 	for range steps {
 		n0 = step(nodes, lanes, column, left, n0)
@@ -89,23 +93,37 @@ func goWalkHalf(nodes, lanes unsafe.Pointer, f *form, n *[laneCount / 2]word, st
 // roots and then those of the leaves.
 func goWalkTrees(nodes []word, f *form, lane []uint32, trees []laneTree, to []word) {
 	base, c := unsafe.Pointer(unsafe.SliceData(nodes)), unsafe.Pointer(unsafe.SliceData(lane))
-	column, left := f.column, f.left
-	for some := word(0); !some.isLeaf(); {
-		some = leafBit
-		for i, n := range to {
-			n = step(unsafe.Add(base, uintptr(trees[i].base)*8), c, column, left, n)
-			to[i] = n
-			some &= n
+	column, left := f.column, f.left.mask
+	// Some trees at a time, for which there are registers.
+	const some = 4
+	for ; len(to) >= some; trees, to = trees[some:], to[some:] {
+		n, t := (*[some]word)(to), (*[some]laneTree)(trees)
+		b0, b1 := unsafe.Add(base, uintptr(t[0].base)*8), unsafe.Add(base, uintptr(t[1].base)*8)
+		b2, b3 := unsafe.Add(base, uintptr(t[2].base)*8), unsafe.Add(base, uintptr(t[3].base)*8)
+		n0, n1, n2, n3 := n[0], n[1], n[2], n[3]
+		for !(n0 & n1 & n2 & n3).isLeaf() {
+			n0 = step(b0, c, column, left, n0)
+			n1 = step(b1, c, column, left, n1)
+			n2 = step(b2, c, column, left, n2)
+			n3 = step(b3, c, column, left, n3)
 		}
+		*n = [some]word{n0, n1, n2, n3}
+	}
+	for i, n := range to {
+		b := unsafe.Add(base, uintptr(trees[i].base)*8)
+		for !n.isLeaf() {
+			n = step(b, c, column, left, n)
+		}
+		to[i] = n
 	}
 }
 
 // step is the node after one. Nodes lead to nodes of their tree and ask columns that there are, since newLaneForest laid
-// them out.
-func step(nodes, lane unsafe.Pointer, column, left bitField, n word) word {
-	child := left.of(n)
+// them out. left is the mask of the left child; that its place is known leaves the register for shifts to the column.
+func step(nodes, lane unsafe.Pointer, column bitField, left uint64, n word) word {
+	right := uint64(0)
 	if *(*uint32)(unsafe.Add(lane, column.of(n)*8)) > n.key() {
-		child++ // which the compiler makes without a jump
+		right = 1 // which the compiler makes without a jump
 	}
-	return *(*word)(unsafe.Add(nodes, child*8))
+	return *(*word)(unsafe.Add(nodes, (uint64(n)>>leftFirst&left+right)*8))
 }
