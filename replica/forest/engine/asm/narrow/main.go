@@ -5,6 +5,8 @@ import (
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
+
+	"github.com/coppice-mesh/coppice/replica/forest/engine/asm/unpack"
 )
 
 const (
@@ -71,7 +73,7 @@ func groups(name string, bytes int) {
 		p[level] = below(0, 0)
 	}
 	// Bytes of planes become bytes of indices, those of a tree in half a lane of eight vectors.
-	unpacked := interleave([8]VecVirtual{zero, zero, p[0], p[1], p[2], p[3], p[4], p[5]})
+	unpacked := unpack.Interleave([8]VecVirtual{zero, zero, p[0], p[1], p[2], p[3], p[4], p[5]})
 	for i, u := range unpacked {
 		VGF2P8AFFINEQB(U8(0), u, transposed, u)
 		unpacked[i] = u
@@ -88,7 +90,7 @@ func groups(name string, bytes int) {
 			VPERMB(Mem{Base: tables, Disp: 64 * (tree*bytes + b)}, index, v[b])
 		}
 		if bytes == 8 {
-			for i, r := range interleave(v) {
+			for i, r := range unpack.Interleave(v) {
 				VADDPD(r, sum[i], sum[i])
 			}
 			continue
@@ -133,30 +135,6 @@ func lanes(a [4]VecVirtual) (r [4]VecVirtual) {
 		r[i], r[2+i] = ZMM(), ZMM()
 		VSHUFI32X4(U8(0x88), b[2+i], b[i], r[i])
 		VSHUFI32X4(U8(0xdd), b[2+i], b[i], r[2+i])
-	}
-	return r
-}
-
-// interleave puts the bytes of eight vectors side by side: those of position 2i and 2i+1 of each lane into vector i.
-func interleave(q [8]VecVirtual) (r [8]VecVirtual) {
-	var w, d [8]VecVirtual
-	for i := range 4 {
-		w[2*i], w[2*i+1] = ZMM(), ZMM()
-		VPUNPCKLBW(q[2*i+1], q[2*i], w[2*i])
-		VPUNPCKHBW(q[2*i+1], q[2*i], w[2*i+1])
-	}
-	for half := range 2 {
-		for h := range 2 {
-			lo, hi := ZMM(), ZMM()
-			VPUNPCKLWD(w[4*half+2+h], w[4*half+h], lo)
-			VPUNPCKHWD(w[4*half+2+h], w[4*half+h], hi)
-			d[4*half+2*h], d[4*half+2*h+1] = lo, hi
-		}
-	}
-	for i := range 4 {
-		r[2*i], r[2*i+1] = ZMM(), ZMM()
-		VPUNPCKLDQ(d[4+i], d[i], r[2*i])
-		VPUNPCKHDQ(d[4+i], d[i], r[2*i+1])
 	}
 	return r
 }

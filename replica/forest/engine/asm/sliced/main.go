@@ -9,6 +9,8 @@ import (
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
+
+	"github.com/coppice-mesh/coppice/replica/forest/engine/asm/unpack"
 )
 
 func main() {
@@ -518,7 +520,7 @@ func indices(planes Register, n int) (idx [8]VecVirtual) {
 			VPXORQ(q[i], q[i], q[i])
 		}
 	}
-	unpacked := interleave(q)
+	unpacked := unpack.Interleave(q)
 	g, m := GP64(), ZMM()
 	MOVQ(U64(0x8040201008040201), g)
 	VPBROADCASTQ(g, m)
@@ -527,30 +529,6 @@ func indices(planes Register, n int) (idx [8]VecVirtual) {
 		VGF2P8AFFINEQB(U8(0), u, m, idx[i])
 	}
 	return idx
-}
-
-// interleave puts the bytes of eight vectors side by side: those of position 2i and 2i+1 of each lane into vector i.
-func interleave(q [8]VecVirtual) (r [8]VecVirtual) {
-	var w, d [8]VecVirtual
-	for i := range 4 { // w[2i], w[2i+1]: of q[2i] and q[2i+1], low and high
-		w[2*i], w[2*i+1] = ZMM(), ZMM()
-		VPUNPCKLBW(q[2*i+1], q[2*i], w[2*i])
-		VPUNPCKHBW(q[2*i+1], q[2*i], w[2*i+1])
-	}
-	for half := range 2 { // d[4half+0..3]: of q[4half..4half+3], positions 0-3, 4-7, 8-11, 12-15
-		for h := range 2 {
-			lo, hi := ZMM(), ZMM()
-			VPUNPCKLWD(w[4*half+2+h], w[4*half+h], lo)
-			VPUNPCKHWD(w[4*half+2+h], w[4*half+h], hi)
-			d[4*half+2*h], d[4*half+2*h+1] = lo, hi
-		}
-	}
-	for i := range 4 {
-		r[2*i], r[2*i+1] = ZMM(), ZMM()
-		VPUNPCKLDQ(d[4+i], d[i], r[2*i])
-		VPUNPCKHDQ(d[4+i], d[i], r[2*i+1])
-	}
-	return r
 }
 
 // index writes the indices of all rows.
@@ -692,7 +670,7 @@ func add(name string, bytes, leaves int) {
 			}
 		}
 		if bytes == 8 {
-			for i, r := range interleave(v) {
+			for i, r := range unpack.Interleave(v) {
 				sum := Mem{Base: sums, Disp: 512*j + 64*i}
 				VADDPD(sum, r, r)
 				VMOVDQU64(r, sum)
