@@ -78,9 +78,6 @@ func keyOf(s model.Split) columnKey {
 
 // newAsk finds the columns of a forest, or gives nil when they are too many.
 func newAsk(f *model.Forest) *ask {
-	if f.Linear != nil {
-		return nil
-	}
 	a := &ask{f: f, index: map[columnKey]uint32{}}
 	splits := f.Splits[f.Trees[0].Split:f.Trees[f.NumTrees()].Split]
 	sets := 0

@@ -3,7 +3,7 @@
 //
 //	scalar.go   one row, one tree, on the canonical nodes: every forest
 //	plain.go    the same for float32 thresholds and nothing else
-//	lanes.go    many walks at a time, on small nodes of its own: all but linear leaves and many sets
+//	lanes.go    many walks at a time, on small nodes of its own: all but very many sets
 //	sliced.go   blocks of up to 512 rows, a bit each; circuit.go has trees of any shape
 //	narrow.go   the same for 64 rows, eight trees side by side
 //	permute_amd64.go   one row, all splits of a tree at once

@@ -102,7 +102,10 @@ func (w *laneForest) lay(t int, ask *ask, bitsOf []word) {
 	place = func(at int, k, l, end uint32, depth int) {
 		if k == end {
 			key := uint32(f.Row(int(leaf + l)))
-			if w.direct {
+			switch {
+			case f.Linear != nil:
+				key = leaf + l
+			case w.direct:
 				key = math.Float32bits(f.Values32[key])
 			}
 			nodes[at] = word(key) | word(at)<<32 | w.columns.leaf | leafBit
@@ -170,9 +173,27 @@ func (w lanes[T]) Margins(dst []float64, rows []T, features int) {
 		for i := range n {
 			begin(f, out[i*f.Outputs:(i+1)*f.Outputs])
 		}
-		w.walk(s, n, rows[:n*features], features,
-			func(t int, leaves []word) { w.add(t, leaves, out) },
-			func(i, t int, leaves []word) { w.addTrees(t, leaves, out[i*f.Outputs:(i+1)*f.Outputs]) })
+		some := rows[:n*features]
+		w.walk(s, n, some, features,
+			func(t int, leaves []word) {
+				if f.Linear == nil {
+					w.add(t, leaves, out)
+					return
+				}
+				for i, leaf := range leaves {
+					w.addLinear(t, leaf, some[i*features:(i+1)*features], out[i*f.Outputs:])
+				}
+			},
+			func(i, t int, leaves []word) {
+				sums := out[i*f.Outputs : (i+1)*f.Outputs]
+				if f.Linear == nil {
+					w.addTrees(t, leaves, sums)
+					return
+				}
+				for k, leaf := range leaves {
+					w.addLinear(t+k, leaf, some[i*features:(i+1)*features], sums)
+				}
+			})
 		for i := range n {
 			end(f, out[i*f.Outputs:(i+1)*f.Outputs])
 		}
@@ -264,6 +285,11 @@ func (w lanes[T]) walk(s *laneScratch, n int, rows []T, features int, inTree fun
 			inRow(i, t, to)
 		}
 	}
+}
+
+// addLinear adds what a leaf that is linear in the row gives. Its key is its index.
+func (w lanes[T]) addLinear(t int, leaf word, row []T, sums []float64) {
+	sums[first(w.f, t)] += linear(w.f, int(leaf.key()), row)
 }
 
 // add adds what the leaves of a tree give to the sums of rows.

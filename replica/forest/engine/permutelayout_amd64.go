@@ -84,6 +84,9 @@ func newPermuteForest(p *parts) *permuteForest {
 	if !permutes() || f.NumTrees() > maxPermuteTrees || f.NumSplits() > maxPermuteSplits {
 		return nil
 	}
+	if p.f.Linear != nil {
+		return nil
+	}
 	a := p.questions()
 	if a == nil || len(a.columns) > permutePieces {
 		return nil

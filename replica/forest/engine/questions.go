@@ -9,8 +9,7 @@ type Questions struct{ ask *ask }
 // QuestionRows is the number of rows whose columns lie side by side.
 const QuestionRows = 8
 
-// NewQuestions finds the columns of a forest, or gives nil when its leaves are linear or its sets are too many: then
-// GoesLeft answers.
+// NewQuestions finds the columns of a forest, or gives nil when its sets are too many: then GoesLeft answers.
 func NewQuestions(f *model.Forest) *Questions {
 	if a := newAsk(f); a != nil {
 		return &Questions{a}

@@ -89,7 +89,7 @@ func newSlicedForest(p *parts, level level) *slicedForest { return laySlices(p, 
 // laySlices lays a forest out in slices as wide as a level has them; answers come from another one. Trees up to a depth are heaps, whatever else would do.
 func laySlices(p *parts, level, asks level, heaps int) *slicedForest {
 	l := p.lanes()
-	if l == nil {
+	if l == nil || l.f.Linear != nil {
 		return nil
 	}
 	f := l.f
