@@ -54,7 +54,8 @@ func TestPermuteMemory(t *testing.T) {
 }
 
 func columnsOf[I int32 | int64, F float32 | float64](t *testing.T, random *rand.Rand, n, full int, least, most I, order func(F) I,
-	run func(dst *I, row *F, feature *uint32, missing *I, zero *F, n int)) {
+	run func(dst *I, row *F, feature *uint32, missing *I, zero *F, n int),
+) {
 	features := 1 + random.IntN(300)
 	row := atEnd(t, make([]F, features))
 	for i, v := range drawRows(random, features, 1) {
@@ -84,7 +85,8 @@ func columnsOf[I int32 | int64, F float32 | float64](t *testing.T, random *rand.
 }
 
 func keysOf[I int32 | int64](t *testing.T, random *rand.Rand, n int, most I,
-	run func(dst *uint16, columns *I, pieces *[6]uint32, keys *I, n int)) {
+	run func(dst *uint16, columns *I, pieces *[6]uint32, keys *I, n int),
+) {
 	keys := make([]I, n)
 	for i := range keys {
 		keys[i] = I(random.IntN(4 * n))

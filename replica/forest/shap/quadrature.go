@@ -22,7 +22,7 @@ func points(n int) (at, weights []float64) {
 				break
 			}
 		}
-		w := 1 / (float64((1 - float64(x*x)) * float64(slope*slope)))
+		w := 1 / float64((1-float64(x*x))*float64(slope*slope))
 		at[i], at[n-1-i] = (1-x)/2, (1+x)/2
 		weights[i], weights[n-1-i] = w, w
 	}
