@@ -222,8 +222,8 @@ func (w *permuteForest) layPieces(r *ranks) bool {
 		levels := w.narrow.addKeys(narrow, toRight)
 		w.wide.addKeys(wide, math.MaxInt64)
 		laid := [6]uint32{uint32(p.column), uint32(len(levels))}
-		for i := range min(len(levels), len(laid)-2) {
-			laid[2+i] = uint32(levels[i])
+		for i, at := range levels {
+			laid[2+i] = uint32(at) //nolint:gosec // four levels are enough for 65,535 keys, and more are refused
 		}
 		w.pieces = append(w.pieces, laid)
 	}
